@@ -1,13 +1,11 @@
-"""The processes of one run: the only reader of RANK, LOCAL_RANK and WORLD_SIZE.
+"""The processes of one run.
 
-Under torchrun the processes form a group, NCCL on CUDA and Gloo on CPU; started plainly, a run is
-a world of one and no group is made. Code outside this file asks a :class:`World` and works for
-both.
+Under torchrun the processes form a group; started plainly, a run is a world of one and no group is
+made. Code outside this file asks a :class:`World` and works for both.
 """
 
 import contextlib
 import datetime
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +13,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from lpd import launcher
+from lpd.errors import InputError
 
 # Rank 0 may write, hash or compute metrics for long while the others wait at a barrier.
 _TIMEOUT = datetime.timedelta(hours=2)
@@ -54,10 +55,10 @@ class World:
         return total / self.size
 
     def any(self, flag: bool) -> bool:
-        """Whether ``flag`` is true on any process."""
+        """Whether ``flag`` is true on any process. The processes meet; no device is waited for."""
         if self.size == 1:
             return flag
-        flags = torch.tensor(int(flag), device=self.device)
+        flags = torch.tensor(int(flag))
         dist.all_reduce(flags, op=dist.ReduceOp.MAX)
         return bool(flags.item())
 
@@ -66,19 +67,19 @@ class World:
         if self.size == 1:
             return value
         values = [value]
-        dist.broadcast_object_list(values, src=0, device=self.device)
+        dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
         return values[0]
 
-    def agree(self, error: ValueError | None) -> None:
+    def agree(self, error: InputError | None) -> None:
         """Raise on all processes if one of them has an error, so that they end together.
 
         Raises:
-            ValueError: the first process's error.
+            InputError: the first process's error.
         """
         messages = self.gather(None if error is None else str(error))
         for message in messages:
             if message is not None:
-                raise ValueError(message)
+                raise InputError(message)
 
     def gather(self, value: Any) -> list[Any]:
         """Every process's ``value``, by rank, on all processes."""
@@ -93,28 +94,23 @@ def pick_device(name: str | None, local_rank: int = 0) -> torch.device:
     """The device called ``name``, or the best one there is for ``None``.
 
     Raises:
-        ValueError: no such device on this machine.
+        InputError: no such device on this machine.
     """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"device must be like cpu, cuda or cuda:1, got {name!r}") from error
+        raise InputError(f"device must be like cpu, cuda or cuda:1, got {name!r}") from error
     if device.type not in {"cpu", "cuda"}:
-        raise ValueError(f"device must be like cpu, cuda or cuda:1, got {name!r}")
+        raise InputError(f"device must be like cpu, cuda or cuda:1, got {name!r}")
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError(f"device {name!r} was asked for, but torch sees no CUDA device")
+            raise InputError(f"device {name!r} was asked for, but torch sees no CUDA device")
         device = torch.device("cuda", local_rank if device.index is None else device.index)
         if device.index >= torch.cuda.device_count():
-            raise ValueError(f"there is no {device}: torch sees {torch.cuda.device_count()}")
+            raise InputError(f"there is no {device}: torch sees {torch.cuda.device_count()}")
     return device
-
-
-def world_size() -> int:
-    """How many processes the run has, as its launcher says."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextlib.contextmanager
@@ -125,22 +121,23 @@ def join_world(device_name: str | None = None) -> Iterator[World]:
         device_name: a torch device; None takes this process's GPU, or the CPU where there is none.
 
     Raises:
-        ValueError: no such device.
+        InputError: no such device.
     """
-    rank = int(os.environ.get("RANK", "0"))
-    size = world_size()
+    rank, size = launcher.rank(), launcher.world_size()
     if size > 1 and ":" in (device_name or ""):
-        raise ValueError(
+        raise InputError(
             f"device {device_name} is one for all {size} processes; leave the number out"
         )
-    device = pick_device(device_name, int(os.environ.get("LOCAL_RANK", "0")))
+    device = pick_device(device_name, launcher.local_rank())
     if device.type == "cuda":
         torch.cuda.set_device(device)
     world = World(rank=rank, size=size, device=device)
     if size == 1:
         yield world
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
+    # What is on a GPU goes through NCCL; flags and objects are on the CPU, where Gloo exchanges
+    # them without waiting for the GPU.
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=_TIMEOUT)
     try:
         yield world

@@ -28,7 +28,7 @@ class LPDPipeline:
     """Generates images from class labels."""
 
     def __init__(self, model: LPD, tokenizer: VQTokenizer) -> None:
-        """Raises ValueError when the tokenizer's codebook is not the model's vocabulary."""
+        """Raises InputError when the tokenizer's codebook is not the model's vocabulary."""
         config = model.config
         tokenizer.check_fits(
             vocab_size=config.vocab_size, stride=config.stride, sha256=config.tokenizer_sha256
@@ -57,7 +57,7 @@ class LPDPipeline:
             device: cpu, cuda, ...; by default CUDA where there is one.
 
         Raises:
-            ValueError: a file is missing, damaged, or does not fit.
+            InputError: a file is missing, damaged, or does not fit.
         """
         where = pick_device(device)
         return cls(
@@ -85,7 +85,7 @@ class LPDPipeline:
         ``OrderConfig.kind``) take those, not ``generation_steps``.
 
         Raises:
-            ValueError: a label, order, number of steps or sampling setting out of range.
+            InputError: a label, order, number of steps or sampling setting out of range.
         """
         config = self.model.config
         images = np.arange(len(labels))

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lpd.errors import InputError
+
 MAX_SEED = 2**63 - 1
 
 
@@ -38,11 +40,11 @@ def generator(stream: Stream, seed: int, *index: int) -> np.random.Generator:
         index: up to three non-negative integers.
 
     Raises:
-        ValueError: the seed or an index is out of range.
+        InputError: the seed or an index is out of range.
     """
     check_seed(seed)
     if len(index) > 3 or any(not 0 <= part < 2**64 for part in index):
-        raise ValueError(f"a stream's index is up to three non-negative integers, got {index}")
+        raise InputError(f"a stream's index is up to three non-negative integers, got {index}")
     # The counter's lowest word counts the draws; the index fills the words above it.
     counter = [0, *index] + [0] * (3 - len(index))
     return np.random.Generator(
@@ -69,10 +71,10 @@ def random_integers(
         (n, count) random integers below 2**bits.
 
     Raises:
-        ValueError: the seed or an index is out of range.
+        InputError: the seed or an index is out of range.
     """
     if len(indices) and indices.min() < 0:
-        raise ValueError(f"a stream's index must not be negative, got {indices.min()}")
+        raise InputError(f"a stream's index must not be negative, got {indices.min()}")
     numbers = np.empty((len(indices), count), dtype=np.uint32)
     # Moving one generator from name to name takes a tenth of the time of making one.
     source = generator(stream, seed, 0).bit_generator
@@ -86,9 +88,9 @@ def random_integers(
 
 
 def check_seed(seed: int) -> None:
-    """Raise ValueError unless 0 <= seed <= 2**63 - 1."""
+    """Raise InputError unless 0 <= seed <= 2**63 - 1."""
     if not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"seed must be from 0 to {MAX_SEED}, got {seed}")
+        raise InputError(f"seed must be from 0 to {MAX_SEED}, got {seed}")
 
 
 def torch_seed(stream: Stream, seed: int, *index: int) -> int:

@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from lpd.errors import InputError
 from lpd.files import atomic_path, read_json, write_json
 
 CONFIG_NAME = "config.json"
@@ -35,11 +36,11 @@ def weights_file(path: Path) -> Path:
     """The weight file that ``path`` means: itself, or ``model.safetensors`` in a folder.
 
     Raises:
-        ValueError: there is no such file.
+        InputError: there is no such file.
     """
     file = path / WEIGHTS_NAME if path.is_dir() else path
     if not file.is_file():
-        raise ValueError(f"no weight file at {file}; check the path, or download the weights first")
+        raise InputError(f"no weight file at {file}; check the path, or download the weights first")
     return file
 
 
@@ -50,18 +51,18 @@ def load_state_dict_file(path: Path) -> dict[str, Tensor]:
     ``_orig_mod.`` before the keys.
 
     Raises:
-        ValueError: the file is missing, damaged, of another kind, or a pickle with code in it.
+        InputError: the file is missing, damaged, of another kind, or a pickle with code in it.
     """
     path = weights_file(path)
     if path.suffix == ".safetensors":
         try:
             content: Any = safetensors.torch.load_file(path)
         except safetensors.SafetensorError as error:
-            raise ValueError(f"{path} is not a whole safetensors file: {error}") from error
+            raise InputError(f"{path} is not a whole safetensors file: {error}") from error
     elif path.suffix in {".pth", ".pt"}:
         content = _load_pickle(path)
     else:
-        raise ValueError(
+        raise InputError(
             f"{path}: weights are read from .safetensors, .pth and .pt, not {path.suffix!r}"
         )
     for key in _WRAPPING_KEYS:
@@ -70,7 +71,7 @@ def load_state_dict_file(path: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
     ):
-        raise ValueError(f"{path} does not hold a state dict (a mapping of names to tensors)")
+        raise InputError(f"{path} does not hold a state dict (a mapping of names to tensors)")
     return {_without_wrapping(key): value for key, value in content.items()}
 
 
@@ -79,11 +80,11 @@ def _load_pickle(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(
+        raise InputError(
             f"{path} is refused: it is damaged, or a pickle that holds more than weights"
         ) from error
     except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is not a whole torch weight file: {error}") from error
+        raise InputError(f"{path} is not a whole torch weight file: {error}") from error
 
 
 def _without_wrapping(key: str) -> str:
@@ -102,7 +103,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
         source: where the state comes from, for the message.
 
     Raises:
-        ValueError: names the first missing, extra and misshapen keys.
+        InputError: names the first missing, extra and misshapen keys.
     """
     expected = module.state_dict()
     problems = []
@@ -118,7 +119,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
             more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
             problems.append(f"{what}: {', '.join(keys[:3])}{more}")
     if problems:
-        raise ValueError(
+        raise InputError(
             f"{source} does not fit this {type(module).__name__} ({'; '.join(problems)}); "
             "is it another model or preset?"
         )
@@ -140,7 +141,7 @@ def find_config(path: Path, config_class: type[ConfigT]) -> ConfigT | None:
     """The ``config.json`` that belongs to the weights at ``path``, or None where there is none.
 
     Raises:
-        ValueError: the file is no configuration of ``config_class``.
+        InputError: the file is no configuration of ``config_class``.
     """
     file = (path if path.is_dir() else path.parent) / CONFIG_NAME
     if not file.is_file():
@@ -152,11 +153,11 @@ def config_from_dict(config_class: type[ConfigT], values: Any, source: str) -> C
     """Build a configuration dataclass from JSON values; lists become tuples.
 
     Raises:
-        ValueError: ``values`` is no mapping of the dataclass's fields; ``source`` is named.
+        InputError: ``values`` is no mapping of the dataclass's fields; ``source`` is named.
     """
     names = {field.name for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     if not isinstance(values, dict) or not values.keys() <= names:
-        raise ValueError(
+        raise InputError(
             f"{source} is not a {config_class.__name__}: expected an object with the fields "
             f"{', '.join(sorted(names))}, got {json.dumps(values)[:200]}"
         )
@@ -165,4 +166,4 @@ def config_from_dict(config_class: type[ConfigT], values: Any, source: str) -> C
             **{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
         )
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{source} is not a {config_class.__name__}: {error}") from error
+        raise InputError(f"{source} is not a {config_class.__name__}: {error}") from error

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lpd import cli
+from lpd.errors import InputError
 from lpd.orders.files import check_fits, check_suffix, load_orders, save_orders
 from lpd.orders.group_sizes import GroupSizes
 from lpd.orders.request import OrderRequest
@@ -28,13 +29,13 @@ class RunOrderConfig(OrderRequest):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_runs < 1:
-            raise ValueError(f"num_runs must be at least 1, got {self.num_runs}")
+            raise InputError(f"num_runs must be at least 1, got {self.num_runs}")
         if self.max_workers is not None and self.max_workers < 1:
-            raise ValueError(f"max_workers must be at least 1, got {self.max_workers}")
+            raise InputError(f"max_workers must be at least 1, got {self.max_workers}")
         check_suffix(self.output_file)
         check_fits(self.grid[0] * self.grid[1])
         if self.output_file.is_dir():
-            raise ValueError(f"output_file {self.output_file} is a folder: name a file in it")
+            raise InputError(f"output_file {self.output_file} is a folder: name a file in it")
 
 
 def run(config: RunOrderConfig) -> None:
@@ -69,7 +70,7 @@ def is_complete(config: RunOrderConfig, group_sizes: GroupSizes) -> bool:
         return False
     try:
         found = load_orders(config.output_file)
-    except ValueError:  # damaged: it is made again
+    except InputError:  # damaged: it is made again
         return False
     return (
         len(found.orders) == config.num_runs

@@ -25,6 +25,7 @@ from torch import Tensor
 from lpd import cli
 from lpd.data.transforms import center_crop
 from lpd.distributed import pick_device
+from lpd.errors import InputError
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.models.visibility import Visibility, dense_attention, sparse_attention
 from lpd.orders.group_sizes import GroupSizes
@@ -252,14 +253,14 @@ def read(path: Path) -> ParityFile:
     """Read a file of parity vectors.
 
     Raises:
-        ValueError: it is missing, damaged, or has no ``meta``.
+        InputError: it is missing, damaged, or has no ``meta``.
     """
     try:
         with safe_open(path, "pt") as content:
             meta = json.loads((content.metadata() or {})["meta"])
             tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is no safetensors file with parity vectors: {error}") from error
+        raise InputError(f"{path} is no safetensors file with parity vectors: {error}") from error
     # Codes, labels and orders may be of any integer type.
     return ParityFile(
         meta,
@@ -274,7 +275,7 @@ def compare(path: Path, device: torch.device) -> list[Comparison]:
     """Everything that a file has numbers for.
 
     Raises:
-        ValueError: the file is none of the known forms.
+        InputError: the file is none of the known forms.
     """
     file = read(path)
     if "group_sizes" in file.meta:
@@ -284,20 +285,20 @@ def compare(path: Path, device: torch.device) -> list[Comparison]:
     elif "cases" in file.meta:
         comparisons = compare_crops
     else:
-        raise ValueError(f"{path}: its meta is of no known form: {sorted(file.meta)}")
+        raise InputError(f"{path}: its meta is of no known form: {sorted(file.meta)}")
     try:
         rows = list(comparisons(file, device))
     except KeyError as error:
-        raise ValueError(f"{path} lacks {error}") from error
+        raise InputError(f"{path} lacks {error}") from error
     if not rows:
-        raise ValueError(f"{path} holds nothing to compare: no schedules, cases or images")
+        raise InputError(f"{path} holds nothing to compare: no schedules, cases or images")
     return rows
 
 
 def run(config: ParityConfig) -> bool:
     """Compare all files and print the tables; whether all passed."""
     if not config.files:
-        raise ValueError("name one or more files with parity vectors")
+        raise InputError("name one or more files with parity vectors")
     device = pick_device(config.device)
     all_passed = True
     for path in config.files:

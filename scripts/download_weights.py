@@ -13,6 +13,7 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
 
 from lpd import cli
+from lpd.errors import InputError
 from lpd.files import atomic_path, sha256_of_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,11 +55,11 @@ class DownloadConfig:
     def __post_init__(self) -> None:
         unknown = [name for name in self.names if name not in PUBLISHED]
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"unknown weights {', '.join(unknown)}: choose from {', '.join(PUBLISHED)}"
             )
         if not self.names and not self.all:
-            raise ValueError(f"name what to fetch, or --all: {', '.join(PUBLISHED)}")
+            raise InputError(f"name what to fetch, or --all: {', '.join(PUBLISHED)}")
 
 
 def fetch(published: Published) -> str:
@@ -67,7 +68,7 @@ def fetch(published: Published) -> str:
     The file's checksum is compared with the hub's and recorded beside it in ``SHA256SUMS``.
 
     Raises:
-        ValueError: the hub cannot be reached, or the file arrived damaged.
+        InputError: the hub cannot be reached, or the file arrived damaged.
     """
     path = published.path
     try:
@@ -75,7 +76,7 @@ def fetch(published: Published) -> str:
         hf_hub_download(published.repository, published.file, local_dir=path.parent)
         expected = get_hf_file_metadata(hf_hub_url(published.repository, published.file)).etag
     except (HfHubHTTPError, OSError) as error:
-        raise ValueError(
+        raise InputError(
             f"cannot fetch {published.file} of {published.repository}: {error}; check the network, "
             f"or put the file at {path} by hand"
         ) from error
@@ -83,7 +84,7 @@ def fetch(published: Published) -> str:
     # The hub's tag of a large file is its SHA-256.
     if expected is not None and len(expected) == 64 and sha256 != expected:
         path.unlink()
-        raise ValueError(f"{path} arrived damaged and was removed; run the same command again")
+        raise InputError(f"{path} arrived damaged and was removed; run the same command again")
     record(path, sha256)
     return sha256
 

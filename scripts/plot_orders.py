@@ -11,6 +11,7 @@ import numpy as np
 from order_figures.statistics import chosen_proximities, curve, nearest_distances
 
 from lpd import cli
+from lpd.errors import InputError
 from lpd.files import atomic_path
 from lpd.orders.group_sizes import GroupSizes
 from lpd.orders.plan import DecodePlan, make_plan, own_group_sizes
@@ -40,11 +41,11 @@ class PlotConfig(OrderRequest):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.num_orders < 1:
-            raise ValueError(f"num_orders must be at least 1, got {self.num_orders}")
+            raise InputError(f"num_orders must be at least 1, got {self.num_orders}")
         if self.output_file.suffix not in FIGURE_SUFFIXES:
-            raise ValueError(f"{self.output_file}: a figure ends in {', '.join(FIGURE_SUFFIXES)}")
+            raise InputError(f"{self.output_file}: a figure ends in {', '.join(FIGURE_SUFFIXES)}")
         if self.animation_file is not None and self.animation_file.suffix != ".gif":
-            raise ValueError(f"{self.animation_file}: an animation ends in .gif")
+            raise InputError(f"{self.animation_file}: an animation ends in .gif")
 
 
 def plan_of(config: PlotConfig, kind: str, sizes: GroupSizes, num_orders: int) -> DecodePlan:
@@ -58,7 +59,7 @@ def others_of(config: PlotConfig) -> list[str]:
     """The kinds beside the main one: those asked for, or else all that fit the grid.
 
     Raises:
-        ValueError: one that was asked for does not exist or does not fit the grid.
+        InputError: one that was asked for does not exist or does not fit the grid.
     """
     asked = OTHERS if config.others is None else config.others
     fitting = []
@@ -66,7 +67,7 @@ def others_of(config: PlotConfig) -> list[str]:
         try:
             config.order_config(kind)
             own_group_sizes(kind, config.grid)
-        except ValueError:
+        except InputError:
             if config.others is not None:
                 raise
         else:
@@ -78,17 +79,17 @@ def chosen_passes(asked: tuple[int, ...] | None, num_passes: int) -> tuple[int, 
     """The passes, from 0, to draw one by one; by default five, from the second to the last.
 
     Raises:
-        ValueError: there is no such pass, or they are more than fit the figure.
+        InputError: there is no such pass, or they are more than fit the figure.
     """
     if asked is None:
         spread = np.linspace(min(2, num_passes), num_passes, _NUM_CHOSEN).round().astype(int)
         asked = tuple(spread.tolist())
     wrong = [number for number in asked if not 1 <= number <= num_passes]
     if wrong:
-        raise ValueError(f"there is no pass {wrong[0]}: choose from 1 to {num_passes}")
+        raise InputError(f"there is no pass {wrong[0]}: choose from 1 to {num_passes}")
     chosen = tuple(sorted({number - 1 for number in asked}))
     if not 1 <= len(chosen) <= MAX_CHOSEN:
-        raise ValueError(f"choose 1 to {MAX_CHOSEN} passes to draw, got {len(chosen)}")
+        raise InputError(f"choose 1 to {MAX_CHOSEN} passes to draw, got {len(chosen)}")
     return chosen
 
 
@@ -100,7 +101,7 @@ def run(config: PlotConfig) -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "matplotlib":
             raise
-        raise ValueError(
+        raise InputError(
             "drawing needs matplotlib: bash environment_setup.sh or pip install matplotlib"
         ) from error
     sizes = config.choose_group_sizes()

@@ -13,6 +13,7 @@ from lpd.data.code_cache import SHARD_IMAGES, UNREADABLE, CacheIndex, CacheWrite
 from lpd.data.images import SquareImages, index_images, reading
 from lpd.data.transforms import normalize_
 from lpd.distributed import World
+from lpd.errors import InputError
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 
 # Decoding JPEGs at this many a time keeps up with one GPU; more would only take memory.
@@ -43,18 +44,18 @@ class CacheConfig:
 
     def __post_init__(self) -> None:
         if self.img_size < 1:
-            raise ValueError(f"img_size must be at least 1, got {self.img_size}")
+            raise InputError(f"img_size must be at least 1, got {self.img_size}")
         if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+            raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
         if self.num_workers is not None and self.num_workers < 0:
-            raise ValueError(f"num_workers must be at least 0, got {self.num_workers}")
+            raise InputError(f"num_workers must be at least 0, got {self.num_workers}")
 
 
 def run_caching(config: CacheConfig, world: World) -> None:
     """Make a code cache, or complete one; every process of ``world`` takes some of its shards.
 
     Raises:
-        ValueError: the images, the tokenizer and the cache that is there do not fit together (then
+        InputError: the images, the tokenizer and the cache that is there do not fit together (then
             nothing has been written), or an image cannot be read.
     """
     images = index_images(config.data_path / "train")
@@ -81,7 +82,7 @@ def run_caching(config: CacheConfig, world: World) -> None:
         if world.is_main:
             print(f"the code cache {config.cached_path} is complete: {len(images.files)} images")
         return
-    error: ValueError | None = None
+    error: InputError | None = None
     try:
         encode_shards(
             [missing[place] for place in world.shard(len(missing))],
@@ -91,7 +92,7 @@ def run_caching(config: CacheConfig, world: World) -> None:
             config,
             show_progress=world.is_main,
         )
-    except ValueError as unreadable:
+    except InputError as unreadable:
         error = unreadable  # the others finish their shards first
     world.agree(error)
     if world.is_main:
@@ -120,7 +121,7 @@ def encode_shards(
         show_progress: whether to draw a bar.
 
     Raises:
-        ValueError: an image cannot be read, and config says not to skip it.
+        InputError: an image cannot be read, and config says not to skip it.
     """
     size, device = config.img_size, tokenizer.device
     batches = list(_batches([writer.shard_rows(shard) for shard in shards], config.batch_size))
@@ -152,7 +153,7 @@ def encode_shards(
                 out[:, 1] = tokenizer.encode(batch.flip(-1)).cpu().numpy()
                 for place, error in enumerate(loaded.error):
                     if error and not config.skip_unreadable:
-                        raise ValueError(
+                        raise InputError(
                             f"{error}; repair it, or pass --skip_unreadable to leave it out"
                         )
                     if error:

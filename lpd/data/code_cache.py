@@ -27,6 +27,7 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from lpd.data.images import class_folders, files_with_suffix
+from lpd.errors import InputError
 from lpd.files import atomic_path, read_json, write_json
 from lpd.tokenizer.vqgan import VQGANConfig
 
@@ -61,13 +62,13 @@ class CacheIndex:
     def __post_init__(self) -> None:
         assert len(self.files) == len(self.labels) > 0
         if self.vocab_size > UNREADABLE:
-            raise ValueError(
+            raise InputError(
                 f"the cache's uint16 codes hold vocabularies up to {UNREADABLE}, "
                 f"got a tokenizer with {self.vocab_size}; use a smaller codebook"
             )
         for name in self.files:
             if "\n" in name:
-                raise ValueError(f"the file name {name!r} has a line break in it; rename the file")
+                raise InputError(f"the file name {name!r} has a line break in it; rename the file")
 
     def files_text(self) -> bytes:
         """The content of ``files.txt``."""
@@ -103,30 +104,30 @@ class CacheWriter:
         """Check that what is in the folder already, if anything, is a part of this cache.
 
         Raises:
-            ValueError: it is of another cache; the message says what differs.
+            InputError: it is of another cache; the message says what differs.
         """
         remedy = f"remove {self.path} to make it anew, or give another --cached_path"
         if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is not a folder; give another --cached_path")
+            raise InputError(f"{self.path} is not a folder; give another --cached_path")
         if not (self.path / META_NAME).is_file():
             if any(self.path.glob("codes_*.npy")):
-                raise ValueError(f"{self.path} holds codes but no {META_NAME}; {remedy}")
+                raise InputError(f"{self.path} holds codes but no {META_NAME}; {remedy}")
             return
         found = read_json(self.path / META_NAME)
         if not isinstance(found, dict):
-            raise ValueError(f"{self.path / META_NAME} is not the index of a code cache; {remedy}")
+            raise InputError(f"{self.path / META_NAME} is not the index of a code cache; {remedy}")
         for key, value in self.index.meta().items():
             if found.get(key) != value:
-                raise ValueError(
+                raise InputError(
                     f"the code cache {self.path} is another one: its {key} is "
                     f"{reprlib.repr(found.get(key))}, this run's is {reprlib.repr(value)}; {remedy}"
                 )
         files = self.path / FILES_NAME
         if files.is_file() and files.read_bytes() != self.index.files_text():
-            raise ValueError(f"{files} is not the list that {META_NAME} was made for; {remedy}")
+            raise InputError(f"{files} is not the list that {META_NAME} was made for; {remedy}")
         labels = self.path / LABELS_NAME
         if labels.is_file() and not np.array_equal(_load_array(labels), self.index.labels):
-            raise ValueError(f"{labels} does not hold the labels of {FILES_NAME}; {remedy}")
+            raise InputError(f"{labels} does not hold the labels of {FILES_NAME}; {remedy}")
 
     def write_index(self) -> None:
         """Write the parts of the index that are not there yet."""
@@ -186,13 +187,13 @@ class CodeCache(ABC):
         """Open a cache made by main_cache.py, or a published one.
 
         Raises:
-            ValueError: there is none, it is incomplete or damaged.
+            InputError: there is none, it is incomplete or damaged.
         """
         if (path / META_NAME).is_file():
             return ShardedCache(path)
         if path.is_dir() and any(path.glob("*/*.npz")):
             return PublishedCache(path)
-        raise ValueError(f"there is no code cache at {path}; make one with main_cache.py")
+        raise InputError(f"there is no code cache at {path}; make one with main_cache.py")
 
     @property
     def num_images(self) -> int:
@@ -218,10 +219,10 @@ class CodeCache(ABC):
         """Check that the cache is for an image size, or from a tokenizer, where they are given.
 
         Raises:
-            ValueError: it is for another one.
+            InputError: it is for another one.
         """
         if image_size is not None and image_size != self.image_size:
-            raise ValueError(
+            raise InputError(
                 f"the code cache {self.path} is for images of {self.image_size} pixels, not "
                 f"{image_size}; give --img_size {self.image_size} or another cache"
             )
@@ -229,7 +230,7 @@ class CodeCache(ABC):
         if None not in (tokenizer_sha256, self.tokenizer_sha256) and (
             tokenizer_sha256 != self.tokenizer_sha256
         ):
-            raise ValueError(
+            raise InputError(
                 f"the code cache {self.path} was made with another tokenizer (SHA-256 "
                 f"{self.tokenizer_sha256}, not {tokenizer_sha256}); give that tokenizer or "
                 "another cache"
@@ -248,7 +249,7 @@ class CodeCache(ABC):
             (B, N).
 
         Raises:
-            ValueError: a code outside the vocabulary: an image without codes, or a damaged file.
+            InputError: a code outside the vocabulary: an image without codes, or a damaged file.
         """
         codes = np.empty((len(rows), self.num_positions), dtype=np.int64)  # (B, N)
         for out, row, flip in zip(codes, rows.tolist(), flipped.tolist(), strict=True):
@@ -261,7 +262,7 @@ class CodeCache(ABC):
         wrong = ((codes < 0) | (codes >= self.vocab_size)).any(axis=1)  # (B,)
         if wrong.any():
             row = int(rows[wrong.argmax()])
-            raise ValueError(
+            raise InputError(
                 f"the code cache {self.path} has codes outside its vocabulary of "
                 f"{self.vocab_size} for {self.files[row]}: its image could not be read, or the "
                 "cache is damaged and is to be made anew"
@@ -282,7 +283,7 @@ class ShardedCache(CodeCache):
             or meta.get("format_version") != FORMAT_VERSION
             or not meta.keys() >= _META_KEYS
         ):
-            raise ValueError(
+            raise InputError(
                 f"{path / META_NAME} is not of a code cache of format {FORMAT_VERSION}; make the "
                 "cache anew with main_cache.py"
             )
@@ -300,23 +301,23 @@ class ShardedCache(CodeCache):
             if not file.is_file()
         ]
         if missing:
-            raise ValueError(
+            raise InputError(
                 f"the code cache {path} is incomplete ({missing[0].name} is missing); run the same "
                 "main_cache.py command again to complete it"
             )
         files = (path / FILES_NAME).read_bytes()
         if hashlib.sha256(files).hexdigest() != meta["files_sha256"]:
-            raise ValueError(f"{path / FILES_NAME} is damaged; make the cache anew")
+            raise InputError(f"{path / FILES_NAME} is damaged; make the cache anew")
         self.files = files.decode("utf-8", "surrogateescape").split("\n")[:-1]
         self.labels = _load_array(path / LABELS_NAME)
         if self.labels.shape != (num_images,):
-            raise ValueError(f"{path / LABELS_NAME} is damaged; make the cache anew")
+            raise InputError(f"{path / LABELS_NAME} is damaged; make the cache anew")
         self._shards = [_load_array(file, mmap=True) for file in shard_files]
         self.num_positions = self._shards[0].shape[-1]
         for shard, (codes, file) in enumerate(zip(self._shards, shard_files, strict=True)):
             shape = (len(_shard_rows(shard, num_images)), 2, self.num_positions)
             if codes.dtype != np.uint16 or codes.shape != shape:
-                raise ValueError(
+                raise InputError(
                     f"{file} holds {codes.dtype} {list(codes.shape)}, expected uint16 "
                     f"{list(shape)}; remove it and run main_cache.py again"
                 )
@@ -351,7 +352,7 @@ class PublishedCache(CodeCache):
             tokenizer: the shape of the tokenizer's network; None is the published VQ-16.
 
         Raises:
-            ValueError: there are no class folders, one is empty, or the first file is damaged.
+            InputError: there are no class folders, one is empty, or the first file is damaged.
         """
         tokenizer = tokenizer or VQGANConfig()
         self.path = path
@@ -361,7 +362,7 @@ class PublishedCache(CodeCache):
         for label, name in enumerate(self.class_names):
             images = files_with_suffix(path / name, frozenset({".npz"}))
             if not images:
-                raise ValueError(f"{path / name} holds no .npz files; the cache is incomplete")
+                raise InputError(f"{path / name} holds no .npz files; the cache is incomplete")
             files += [f"{name}/{image.removesuffix('.npz')}" for image in images]
             labels += [label] * len(images)
         self.files = files
@@ -371,7 +372,7 @@ class PublishedCache(CodeCache):
         self.num_positions = len(self._load(0, flipped=False))
         side = math.isqrt(self.num_positions)
         if side**2 != self.num_positions:
-            raise ValueError(
+            raise InputError(
                 f"the codes of {files[0]} in {path} are {self.num_positions}, no square grid; "
                 "is it a cache of this kind?"
             )
@@ -384,17 +385,17 @@ class PublishedCache(CodeCache):
             with np.load(file, allow_pickle=False) as content:
                 codes = content[key]
         except Exception as error:  # numpy and zipfile raise many kinds for damaged files
-            raise ValueError(
+            raise InputError(
                 f"cannot read {key} in {file}: {error}; make or download the file again"
             ) from error
         if not np.issubdtype(codes.dtype, np.integer):
-            raise ValueError(f"{key} in {file} is {codes.dtype}, expected integers")
+            raise InputError(f"{key} in {file} is {codes.dtype}, expected integers")
         return codes.reshape(-1)  # (N,)
 
     def _read(self, row: int, flipped: bool, out: npt.NDArray[np.int64]) -> None:
         codes = self._load(row, flipped=flipped)
         if codes.shape != out.shape:
-            raise ValueError(
+            raise InputError(
                 f"{self.path / self.files[row]}.npz holds {len(codes)} codes, others {len(out)}"
             )
         out[:] = codes
@@ -409,7 +410,7 @@ def convert_published(cache: PublishedCache, path: Path, *, tokenizer_sha256: st
         tokenizer_sha256: of the weight file of the tokenizer that made it.
 
     Raises:
-        ValueError: a file is damaged, or ``path`` holds another cache.
+        InputError: a file is damaged, or ``path`` holds another cache.
     """
     index = CacheIndex(
         image_size=cache.image_size,
@@ -447,7 +448,7 @@ def _load_array(file: Path, *, mmap: bool = False) -> npt.NDArray[Any]:
     try:
         array = np.load(file, mmap_mode="r" if mmap else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(
+        raise InputError(
             f"{file} is damaged ({error}); remove it and run main_cache.py again"
         ) from error
     return np.asarray(array)

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from lpd.data.transforms import center_crop, image_to_pixels
+from lpd.errors import InputError
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -44,7 +45,7 @@ def index_images(root: Path) -> ImageIndex:
     folders are passed over.
 
     Raises:
-        ValueError: the folder is missing, has no class folders, or one without images.
+        InputError: the folder is missing, has no class folders, or one without images.
     """
     class_names = class_folders(root)
     files: list[str] = []
@@ -52,7 +53,7 @@ def index_images(root: Path) -> ImageIndex:
     for label, name in enumerate(class_names):
         images = files_with_suffix(root / name, IMAGE_SUFFIXES)
         if not images:
-            raise ValueError(
+            raise InputError(
                 f"the class folder {root / name} holds no images "
                 f"({', '.join(sorted(IMAGE_SUFFIXES))}); add some or remove the folder"
             )
@@ -70,14 +71,14 @@ def class_folders(root: Path) -> tuple[str, ...]:
     """The names of the class folders under ``root``, sorted.
 
     Raises:
-        ValueError: the folder is missing or has none.
+        InputError: the folder is missing or has none.
     """
     if not root.is_dir():
-        raise ValueError(f"there is no folder {root}; expected class folders in it: {root}/CLASS/*")
+        raise InputError(f"there is no folder {root}; expected class folders in it: {root}/CLASS/*")
     with os.scandir(root) as entries:
         names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     if not names:
-        raise ValueError(f"{root} has no class folders; expected {root}/CLASS/*")
+        raise InputError(f"{root} has no class folders; expected {root}/CLASS/*")
     return tuple(names)
 
 
@@ -97,13 +98,13 @@ def read_image(path: Path) -> Image.Image:
     """Read an image whole, as RGB.
 
     Raises:
-        ValueError: the file is missing or damaged; the message names it.
+        InputError: the file is missing or damaged; the message names it.
     """
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
-        raise ValueError(f"cannot read the image {path}: {error}") from error
+        raise InputError(f"cannot read the image {path}: {error}") from error
 
 
 class LoadedImage(NamedTuple):
@@ -132,7 +133,7 @@ class SquareImages(Dataset[LoadedImage]):
     def __getitem__(self, row: int) -> LoadedImage:
         try:
             image = read_image(self._index.root / self._index.files[row])
-        except ValueError as error:
+        except InputError as error:
             return LoadedImage(
                 torch.zeros(3, self._size, self._size, dtype=torch.uint8), str(error)
             )
@@ -150,14 +151,14 @@ def load_pixels(index: ImageIndex, size: int) -> Tensor:
         (n, 3, S, S) uint8, in the index's order.
 
     Raises:
-        ValueError: an image cannot be read; the message names it.
+        InputError: an image cannot be read; the message names it.
     """
     images = SquareImages(index, size)
     pixels = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
     for row in tqdm(range(len(images)), desc=f"reading {index.root.name}", unit="image"):
         loaded = images[row]
         if loaded.error:
-            raise ValueError(f"{loaded.error}; remove the file, or put a whole one in its place")
+            raise InputError(f"{loaded.error}; remove the file, or put a whole one in its place")
         pixels[row] = loaded.pixels
     return pixels
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from lpd.errors import InputError
 from lpd.evaluation.features import INCEPTION
 from lpd.orders.group_sizes import check_shape
 from lpd.orders.locality import LocalityConfig
@@ -82,16 +83,16 @@ class EvalConfig:
     def __post_init__(self) -> None:
         for name in ("img_size", "num_images", "eval_bsz", "chunk_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.num_workers < 0:
-            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+            raise InputError(f"num_workers must not be negative, got {self.num_workers}")
         if self.num_images < 2 and self.reference is not None:
-            raise ValueError("comparing with a reference needs at least 2 images, got num_images 1")
+            raise InputError("comparing with a reference needs at least 2 images, got num_images 1")
         for name in ("order", "generation_steps"):
             if not getattr(self, name):
-                raise ValueError(f"{name} needs at least one value")
+                raise InputError(f"{name} needs at least one value")
         if self.lpd_order_file is not None and "lpd" not in self.order:
-            raise ValueError(
+            raise InputError(
                 f"lpd_order_file {self.lpd_order_file} is for the order lpd, but the orders are "
                 f"{', '.join(self.order)}; leave one of the two out"
             )
@@ -101,7 +102,7 @@ class EvalConfig:
         for kind in self.order:
             OrderConfig(kind=kind, locality=self.locality())
         if self.group_sizes is not None and not set(self.order) & set(FREE_KINDS):
-            raise ValueError(
+            raise InputError(
                 f"group_sizes {self.group_sizes} is for orders without passes of their own "
                 f"({', '.join(FREE_KINDS)}), but the orders are {', '.join(self.order)}; "
                 "leave group_sizes out"

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from lpd.distributed import World
+from lpd.errors import InputError
 from lpd.evaluation import metrics, report
 from lpd.evaluation.config import EvalConfig
 from lpd.evaluation.features import FeatureExtractor, load_feature_extractor
@@ -47,7 +48,7 @@ def run_evaluation(config: EvalConfig, world: World) -> list[SettingResult]:
         The results of all settings in the output folder, on every process.
 
     Raises:
-        ValueError: the inputs do not go together, or the output folder belongs to another
+        InputError: the inputs do not go together, or the output folder belongs to another
             configuration; before any work.
     """
     model = load_model(
@@ -281,7 +282,7 @@ def make_settings(config: EvalConfig, grid: Grid) -> list[Setting]:
     """All settings of the sweep, order by order.
 
     Raises:
-        ValueError: group sizes, steps, orders or the order file do not fit the model's grid.
+        InputError: group sizes, steps, orders or the order file do not fit the model's grid.
     """
     order_file = load_orders(config.lpd_order_file) if config.lpd_order_file else None
     settings = [
@@ -306,7 +307,7 @@ def make_schedules(config: EvalConfig, kind: str, grid: Grid) -> list[GroupSizes
     """The group sizes with which an order is evaluated: its own, or those asked for.
 
     Raises:
-        ValueError: group sizes, steps or the order do not fit the grid.
+        InputError: group sizes, steps or the order do not fit the grid.
     """
     num_positions = grid[0] * grid[1]
     own_sizes = own_group_sizes(kind, grid)
@@ -348,20 +349,20 @@ def shared_settings(
 
 
 def check_output_dir(output_dir: Path, shared: dict[str, Any]) -> None:
-    """Raise ValueError where the folder holds results of another configuration."""
+    """Raise InputError where the folder holds results of another configuration."""
     path = output_dir / SETTINGS_NAME
     if not path.is_file():
         return
     there = read_json(path)
     if not isinstance(there, dict):
-        raise ValueError(f"{path} does not hold settings; give another --output_dir")
+        raise InputError(f"{path} does not hold settings; give another --output_dir")
     different = [
         f"{name} was {there.get(name)}, now {value}"
         for name, value in shared.items()
         if there.get(name) != value
     ]
     if different:
-        raise ValueError(
+        raise InputError(
             f"{output_dir} holds results of another configuration ({'; '.join(different)}); "
             "give another --output_dir"
         )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch_fidelity.utils import create_feature_extractor
 
+from lpd.errors import InputError
 from lpd.files import sha256_of_file
 from lpd.weights import (
     find_config,
@@ -83,18 +84,18 @@ class ClassifierConfig:
 
     def __post_init__(self) -> None:
         if self.num_classes < 2 or self.image_size < 1:
-            raise ValueError(
+            raise InputError(
                 "a classifier needs two or more classes and a positive image size, got "
                 f"{self.num_classes} classes and size {self.image_size}"
             )
         # A folder may come from anywhere: it names a network, and nothing to load or to fetch.
         if not timm.is_model(self.architecture):
-            raise ValueError(f"timm has no model {self.architecture!r}")
+            raise InputError(f"timm has no model {self.architecture!r}")
         fetching = {"pretrained", "checkpoint_path", "pretrained_cfg"} & self.model_args.keys()
         if fetching:
-            raise ValueError(f"model_args must not hold {', '.join(sorted(fetching))}")
+            raise InputError(f"model_args must not hold {', '.join(sorted(fetching))}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(
+            raise InputError(
                 "mean and std hold one number per colour channel and std is positive, got "
                 f"{self.mean} and {self.std}"
             )
@@ -114,7 +115,7 @@ class Classifier(nn.Module):
                 config.architecture, num_classes=config.num_classes, **config.model_args
             )
         except (RuntimeError, TypeError) as error:  # unknown name; arguments it does not take
-            raise ValueError(
+            raise InputError(
                 f"timm makes no classifier {config.architecture!r} with the arguments "
                 f"{config.model_args}: {error}"
             ) from error
@@ -145,7 +146,7 @@ class _ClassifierExtractor:
         file = weights_file(folder)
         config = find_config(folder, ClassifierConfig)
         if config is None:
-            raise ValueError(
+            raise InputError(
                 f"{folder} has no config.json; a classifier's folder holds model.safetensors and "
                 "config.json, as scripts/quickstart/train_classifier.py writes them"
             )
@@ -191,16 +192,16 @@ def check_inception_file(path: Path) -> None:
     file asks for; a known hash is what makes that safe.
 
     Raises:
-        ValueError: the file is missing or is another one.
+        InputError: the file is missing or is another one.
     """
     if not path.is_file():
-        raise ValueError(
+        raise InputError(
             f"no Inception weights at {path}; download {_INCEPTION_URL} and give its path with "
             "--inception_path"
         )
     sha256 = sha256_of_file(path)
     if sha256 != _INCEPTION_SHA256:
-        raise ValueError(
+        raise InputError(
             f"{path} is not {INCEPTION_FILE}: its SHA-256 begins with {sha256[:8]}, not "
             f"{_INCEPTION_SHA256[:8]}; download {_INCEPTION_URL} again"
         )
@@ -217,7 +218,7 @@ def load_feature_extractor(
         inception_path: the Inception weight file; None looks where torch-fidelity keeps it.
 
     Raises:
-        ValueError: a file is missing, damaged or not the expected one.
+        InputError: a file is missing, damaged or not the expected one.
     """
     if name == INCEPTION:
         if inception_path is None:
@@ -225,7 +226,7 @@ def load_feature_extractor(
         return _InceptionExtractor(inception_path, device)
     folder = Path(name)
     if not folder.is_dir():
-        raise ValueError(
+        raise InputError(
             f"unknown feature extractor {name!r}: it is neither {INCEPTION!r} nor a folder with a "
             "classifier"
         )

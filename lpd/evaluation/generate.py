@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lpd.errors import InputError
 from lpd.evaluation.features import FeatureExtractor
 from lpd.files import atomic_path
 from lpd.models.lpd import LPD
@@ -89,7 +90,7 @@ class Chunk:
         """Read a chunk.
 
         Raises:
-            ValueError: the file is damaged.
+            InputError: the file is damaged.
         """
         try:
             with np.load(path, allow_pickle=False) as content:
@@ -101,7 +102,7 @@ class Chunk:
                     seconds=float(content["seconds"]),
                 )
         except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(
+            raise InputError(
                 f"{path} is damaged ({error}); delete it and run the same command again"
             ) from error
 

@@ -21,6 +21,8 @@ from torch_fidelity.metric_prc import (
     prc_features_to_metric,
 )
 
+from lpd.errors import InputError
+
 Float64Array = npt.NDArray[np.float64]
 
 # The convention of published inception scores, and of published precision and recall.
@@ -41,12 +43,12 @@ class GaussianStatistics:
     def __post_init__(self) -> None:
         size = len(self.mean) if self.mean.ndim == 1 else 0
         if size == 0 or self.covariance.shape != (size, size):
-            raise ValueError(
+            raise InputError(
                 "statistics are a mean of D numbers and a covariance of D x D, got shapes "
                 f"{self.mean.shape} and {self.covariance.shape}"
             )
         if not (np.isfinite(self.mean).all() and np.isfinite(self.covariance).all()):
-            raise ValueError("statistics hold a number that is not finite")
+            raise InputError("statistics hold a number that is not finite")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +88,10 @@ class Moments:
         """Mean and unbiased covariance.
 
         Raises:
-            ValueError: a single sample has no covariance.
+            InputError: a single sample has no covariance.
         """
         if self.count < 2:
-            raise ValueError(f"statistics need at least 2 images, got {self.count}")
+            raise InputError(f"statistics need at least 2 images, got {self.count}")
         return GaussianStatistics(mean=self.mean, covariance=self.scatter / (self.count - 1))
 
 
@@ -97,7 +99,7 @@ def gaussian_statistics(features: npt.NDArray[np.floating]) -> GaussianStatistic
     """Mean and unbiased covariance of (n, D) features.
 
     Raises:
-        ValueError: fewer than 2 samples, or a feature that is not finite.
+        InputError: fewer than 2 samples, or a feature that is not finite.
     """
     return Moments.of(features).statistics()
 
@@ -111,10 +113,10 @@ def frechet_distance(first: GaussianStatistics, second: GaussianStatistics) -> f
     taken as 0.
 
     Raises:
-        ValueError: the two have different numbers of features.
+        InputError: the two have different numbers of features.
     """
     if first.mean.shape != second.mean.shape:
-        raise ValueError(
+        raise InputError(
             f"statistics of {len(first.mean)} and of {len(second.mean)} features do not compare; "
             "they come from different feature extractors"
         )
@@ -145,10 +147,10 @@ def inception_score(
     class would give splits of few classes, and a score of nonsense.
 
     Raises:
-        ValueError: fewer samples than splits.
+        InputError: fewer samples than splits.
     """
     if len(logits) < splits:
-        raise ValueError(
+        raise InputError(
             f"the inception score over {splits} splits needs at least {splits} images, "
             f"got {len(logits)}"
         )
@@ -176,16 +178,16 @@ def precision_recall(
     """Precision and recall of (n, D) generated features against (m, D) reference features.
 
     Raises:
-        ValueError: too few samples for the neighbourhood, or different numbers of features.
+        InputError: too few samples for the neighbourhood, or different numbers of features.
     """
     for name, features in (("generated", generated), ("reference", reference)):
         if len(features) <= neighbourhood:
-            raise ValueError(
+            raise InputError(
                 f"precision and recall with {neighbourhood} neighbours need more than "
                 f"{neighbourhood} {name} images, got {len(features)}"
             )
     if generated.shape[1] != reference.shape[1]:
-        raise ValueError(
+        raise InputError(
             f"generated images have {generated.shape[1]} features and reference images "
             f"{reference.shape[1]}; they come from different feature extractors"
         )

@@ -21,6 +21,7 @@ from lpd.data.images import (
     reading,
 )
 from lpd.distributed import World
+from lpd.errors import InputError
 from lpd.evaluation.features import FeatureExtractor
 from lpd.evaluation.metrics import GaussianStatistics, Moments
 from lpd.files import atomic_path, sha256_of_file
@@ -80,7 +81,7 @@ def open_reference(path: Path, img_size: int, extractor: FeatureExtractor) -> Re
         extractor: what will compute features.
 
     Raises:
-        ValueError: there is nothing, it is damaged, or made with another feature extractor.
+        InputError: there is nothing, it is damaged, or made with another feature extractor.
     """
     if path.is_dir():
         index = index_images(path / "train" if (path / "train").is_dir() else path)
@@ -127,7 +128,7 @@ def load_reference(
         num_workers: processes that read images, for each process.
 
     Raises:
-        ValueError: an image cannot be read.
+        InputError: an image cannot be read.
     """
     if source.images is None:
         return Reference(statistics=source.statistics)
@@ -152,10 +153,10 @@ def _compute(
     num_workers: int,
 ) -> Reference:
     share: tuple[Moments | None, npt.NDArray[np.float32] | None] = (None, None)
-    error: ValueError | None = None
+    error: InputError | None = None
     try:
         share = _compute_share(source, extractor, world, batch_size, num_workers)
-    except ValueError as unreadable:
+    except InputError as unreadable:
         error = unreadable
     world.agree(error)
     gathered = world.gather(share)
@@ -197,7 +198,7 @@ def _compute_share(
         for batch_rows, batch in zip(rows, loaded, strict=True):
             errors = [error for error in batch.error if error]
             if errors:
-                raise ValueError(f"the reference {source.path} is not whole: {errors[0]}")
+                raise InputError(f"the reference {source.path} is not whole: {errors[0]}")
             features = extractor(batch.pixels.to(world.device)).features.cpu().numpy()  # (B, D)
             kept.append(features[np.isin(batch_rows, kept_rows)])
             pending.append(features)
@@ -242,36 +243,36 @@ def read_statistics(path: Path) -> StatisticsFile:
     """Read reference statistics in ADM's format; nothing in the file is unpickled.
 
     Raises:
-        ValueError: the file is missing or damaged, or its arrays have other shapes.
+        InputError: the file is missing or damaged, or its arrays have other shapes.
     """
     if not path.is_file():
-        raise ValueError(
+        raise InputError(
             f"no reference at {path}; give an .npz with statistics (mu, sigma) or a folder of "
             "images"
         )
     try:
         with np.load(path, allow_pickle=False) as content:
             if not isinstance(content, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array, not an archive of them")
+                raise InputError("it holds one array, not an archive of them")
             arrays = {
                 name: content[name]
                 for name in ("mu", "sigma", "arr_0", "features", "origin")
                 if name in content
             }
         if not {"mu", "sigma"} <= arrays.keys() and "arr_0" not in arrays:
-            raise ValueError("it has neither mu and sigma nor arr_0")
+            raise InputError("it has neither mu and sigma nor arr_0")
         statistics = None
         if "mu" in arrays and "sigma" in arrays:
             statistics = GaussianStatistics(
                 mean=arrays["mu"].astype(np.float64), covariance=arrays["sigma"].astype(np.float64)
             )
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no .npz of reference statistics: {error}") from error
+        raise InputError(f"{path} is no .npz of reference statistics: {error}") from error
     images = arrays.get("arr_0")
     if images is not None and (
         images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or len(images) < 2
     ):
-        raise ValueError(
+        raise InputError(
             f"{path}: arr_0 must hold two or more images as uint8 (n, height, width, 3), got "
             f"{images.dtype} {images.shape}"
         )
@@ -309,7 +310,7 @@ def write_statistics(
 
 def _check_num_features(path: Path, num_features: int, extractor: FeatureExtractor) -> None:
     if num_features != extractor.num_features:
-        raise ValueError(
+        raise InputError(
             f"{path} holds statistics of {num_features} features, but the feature extractor gives "
             f"{extractor.num_features}; it was made with another one"
         )

@@ -93,7 +93,7 @@ def read_result(folder: Path) -> SettingResult | None:
     """Read a setting's numbers; None where it is not complete.
 
     Raises:
-        ValueError: the file does not hold them.
+        InputError: the file does not hold them.
     """
     path = folder / METRICS_NAME
     return config_from_dict(SettingResult, read_json(path), str(path)) if path.is_file() else None

@@ -11,6 +11,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from lpd.errors import InputError
 from lpd.models.lpd import LPD, LPDConfig, preset_shape
 from lpd.weights import (
     CONFIG_NAME,
@@ -26,7 +27,7 @@ def config_of_preset(name: str, **fields: Any) -> LPDConfig:
     """The configuration of a preset, with other fields (img_size, vocab_size, ...) as given.
 
     Raises:
-        ValueError: there is no such preset, or the fields do not go together.
+        InputError: there is no such preset, or the fields do not go together.
     """
     depth, dim, num_heads = preset_shape(name)
     return LPDConfig(depth=depth, dim=dim, num_heads=num_heads, **fields)
@@ -49,22 +50,22 @@ def load_model(
         The model, in evaluation mode.
 
     Raises:
-        ValueError: no file, no configuration, an unknown preset, another shape or image size.
+        InputError: no file, no configuration, an unknown preset, another shape or image size.
     """
     file = weights_file(path)
     config = find_config(path, LPDConfig)
     if config is None:
         if preset is None:
-            raise ValueError(f"{file} has no config.json beside it: name its preset with --model")
+            raise InputError(f"{file} has no config.json beside it: name its preset with --model")
         config = config_of_preset(preset, img_size=img_size or 256)
     elif preset is not None and preset_shape(preset) != (
         config.depth,
         config.dim,
         config.num_heads,
     ):
-        raise ValueError(f"{file} is not a {preset}: its config.json says {config}")
+        raise InputError(f"{file} is not a {preset}: its config.json says {config}")
     if img_size is not None and config.img_size != img_size:
-        raise ValueError(
+        raise InputError(
             f"{file} is a model for images of {config.img_size} pixels, but img_size is {img_size}"
         )
     state = load_state_dict_file(file)
@@ -100,17 +101,17 @@ def fit_pos_embed(state: Mapping[str, Tensor], config: LPDConfig) -> dict[str, T
         The weights with ``pos_embed`` (1, N + 1, D).
 
     Raises:
-        ValueError: the state has no ``pos_embed``, or not that of a square grid.
+        InputError: the state has no ``pos_embed``, or not that of a square grid.
     """
     pos_embed = state.get("pos_embed")
     if pos_embed is None or pos_embed.ndim != 3:
-        raise ValueError(
+        raise InputError(
             "the weights hold no pos_embed of (1, N + 1, D): they are of another model"
         )
     num_positions = pos_embed.shape[1] - 1
     side = math.isqrt(max(0, num_positions))
     if num_positions < 1 or side * side != num_positions:
-        raise ValueError(f"the weights' pos_embed has {num_positions} positions, no square grid")
+        raise InputError(f"the weights' pos_embed has {num_positions} positions, no square grid")
     if num_positions == config.num_positions:
         return dict(state)
     grid = pos_embed[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)  # (1, D, side, side)
@@ -156,7 +157,7 @@ class PretrainedLPD(
             The model, in evaluation mode.
 
         Raises:
-            ValueError: no such folder or repository, or what is there does not fit.
+            InputError: no such folder or repository, or what is there does not fit.
         """
         name = str(pretrained_model_name_or_path)
         folder = Path(name)
@@ -165,7 +166,7 @@ class PretrainedLPD(
             try:
                 folder = Path(snapshot_download(name, allow_patterns=wanted, **hub))
             except (HfHubHTTPError, HFValidationError, OSError) as error:
-                raise ValueError(
+                raise InputError(
                     f"{name} is neither a folder nor a repository of the hub that can be reached: "
                     f"{error}"
                 ) from error
@@ -183,7 +184,7 @@ def _only_weights(folder: Path) -> Path:
         return folder / WEIGHTS_NAME
     published = sorted(folder.glob("*.pth"))
     if len(published) != 1:
-        raise ValueError(
+        raise InputError(
             f"{folder} holds {len(published)} .pth files and no {WEIGHTS_NAME}: "
             "load the one you mean with load_model"
         )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lpd.errors import InputError
 from lpd.models.kv_cache import KVCache
 from lpd.models.layers import LAYER_NORM_EPS, Attend, Block, init_weights, lookup
 
@@ -50,13 +51,13 @@ class LPDConfig:
             "num_classes",
         ):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.dim % self.num_heads:
-            raise ValueError(f"dim {self.dim} must be a multiple of num_heads {self.num_heads}")
+            raise InputError(f"dim {self.dim} must be a multiple of num_heads {self.num_heads}")
         if self.img_size % self.stride:
-            raise ValueError(f"img_size {self.img_size} must be a multiple of stride {self.stride}")
+            raise InputError(f"img_size {self.img_size} must be a multiple of stride {self.stride}")
         if not 0 <= self.proj_dropout < 1:
-            raise ValueError(f"proj_dropout must be in [0, 1), got {self.proj_dropout}")
+            raise InputError(f"proj_dropout must be in [0, 1), got {self.proj_dropout}")
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -84,10 +85,10 @@ def preset_shape(name: str) -> tuple[int, int, int]:
     """Depth, width and number of heads of a preset.
 
     Raises:
-        ValueError: there is no such preset.
+        InputError: there is no such preset.
     """
     if name not in PRESETS:
-        raise ValueError(f"unknown model {name!r}: choose from {', '.join(PRESETS)}")
+        raise InputError(f"unknown model {name!r}: choose from {', '.join(PRESETS)}")
     return PRESETS[name]
 
 

@@ -11,6 +11,7 @@ networks of those papers.
 import numpy as np
 import numpy.typing as npt
 
+from lpd.errors import InputError
 from lpd.orders.locality import Grid
 from lpd.randomness import Stream, generator
 
@@ -76,11 +77,11 @@ def par_passes(grid: Grid, regions: int) -> npt.NDArray[np.int64]:
         (N,) the pass of each raster position.
 
     Raises:
-        ValueError: M does not divide the rows and the columns.
+        InputError: M does not divide the rows and the columns.
     """
     rows, columns = grid
     if rows % regions or columns % regions:
-        raise ValueError(
+        raise InputError(
             f"order par_{regions**2}x cuts the grid into {regions} x {regions} equal regions, "
             f"but the grid is {rows} x {columns}: its sides must be multiples of {regions}"
         )
@@ -128,11 +129,11 @@ def zipar_passes(grid: Grid, window: int) -> npt.NDArray[np.int64]:
         (N,) the pass of each raster position.
 
     Raises:
-        ValueError: the window is not between 1 and the number of columns.
+        InputError: the window is not between 1 and the number of columns.
     """
     columns = grid[1]
     if not 1 <= window <= columns:
-        raise ValueError(
+        raise InputError(
             f"order zipar_{window}: the window must be between 1 and {columns}, the grid's columns"
         )
     row, column = np.indices(grid)  # (rows, columns) each

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from lpd.errors import InputError
 from lpd.files import atomic_path, read_json
 from lpd.orders.group_sizes import GroupSizes, check_group_sizes
 from lpd.orders.plan import DecodePlan, check_permutations
@@ -33,12 +34,12 @@ class OrderFile:
         """Check that the file holds orders of a kind, made with these thresholds.
 
         Raises:
-            ValueError: it says that they are others.
+            InputError: it says that they are others.
         """
         if self.kind is not None and self.kind != kind:
-            raise ValueError(f"{self.path} holds {self.kind} orders, not {kind} ones")
+            raise InputError(f"{self.path} holds {self.kind} orders, not {kind} ones")
         if self.thresholds is not None and kind == "lpd" and self.thresholds != thresholds:
-            raise ValueError(
+            raise InputError(
                 f"{self.path} was made with proximity threshold {self.thresholds[0]:g} and "
                 f"repulsion threshold {self.thresholds[1]:g}, not {thresholds[0]:g} and "
                 f"{thresholds[1]:g}; give --proximity_threshold and --repulsion_threshold as there"
@@ -48,15 +49,15 @@ class OrderFile:
         """The plan of some images of a run: image i takes row i, going round when i >= n.
 
         Raises:
-            ValueError: the file was made for other group sizes, or for another grid.
+            InputError: the file was made for other group sizes, or for another grid.
         """
         if self.orders.shape[1] != sum(group_sizes):
-            raise ValueError(
+            raise InputError(
                 f"{self.path} orders {self.orders.shape[1]} positions, "
                 f"but the model has {sum(group_sizes)}"
             )
         if self.group_sizes is not None and self.group_sizes != group_sizes:
-            raise ValueError(
+            raise InputError(
                 f"{self.path} was made for {len(self.group_sizes)} passes of sizes "
                 f"{self.group_sizes}, not for {len(group_sizes)} of {group_sizes}"
             )
@@ -84,7 +85,7 @@ def save_orders(
         thresholds: proximity and repulsion threshold.
 
     Raises:
-        ValueError: another suffix, or more positions than files hold.
+        InputError: another suffix, or more positions than files hold.
     """
     check_suffix(path)
     check_fits(orders.shape[1])
@@ -109,43 +110,43 @@ def save_orders(
 
 
 def check_fits(num_positions: int) -> None:
-    """Raise ValueError where positions do not fit the 16 bits that order files have for them."""
+    """Raise InputError where positions do not fit the 16 bits that order files have for them."""
     if num_positions > 1 << 16:
-        raise ValueError(f"order files hold up to 65536 positions, not {num_positions}")
+        raise InputError(f"order files hold up to 65536 positions, not {num_positions}")
 
 
 def check_suffix(path: Path) -> None:
-    """Raise ValueError unless ``path`` ends in .npz or .json."""
+    """Raise InputError unless ``path`` ends in .npz or .json."""
     if path.suffix not in {".npz", ".json"}:
-        raise ValueError(f"{path}: an order file ends in .npz or .json")
+        raise InputError(f"{path}: an order file ends in .npz or .json")
 
 
 def load_orders(path: Path) -> OrderFile:
     """Read an order file of either format.
 
     Raises:
-        ValueError: the file is missing or damaged, or a row is not a permutation.
+        InputError: the file is missing or damaged, or a row is not a permutation.
     """
     check_suffix(path)
     if not path.is_file():
-        raise ValueError(f"no order file at {path}; make it with orders/run_lpd_order.py")
+        raise InputError(f"no order file at {path}; make it with orders/run_lpd_order.py")
     try:
         if path.suffix == ".json":
             file = OrderFile(path=path, orders=np.array(read_json(path)), group_sizes=None)
         else:
             file = _load_npz(path)
     except Exception as error:  # a damaged archive makes its readers fail in many ways
-        raise ValueError(f"{path} is not an order file: {error}") from error
+        raise InputError(f"{path} is not an order file: {error}") from error
     orders = file.orders
     if orders.ndim != 2 or orders.size == 0 or not np.issubdtype(orders.dtype, np.integer):
-        raise ValueError(f"{path} does not hold a table of integers, one row per order")
+        raise InputError(f"{path} does not hold a table of integers, one row per order")
     check_fits(orders.shape[1])
     check_permutations(orders, str(path))
     if file.group_sizes is not None:
         try:
             check_group_sizes(file.group_sizes, orders.shape[1])
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged: {error}") from error
+        except InputError as error:
+            raise InputError(f"{path} is damaged: {error}") from error
     return dataclasses.replace(file, orders=orders.astype(np.uint16))
 
 

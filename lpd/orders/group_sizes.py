@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from lpd.errors import InputError
 from lpd.files import read_json
 
 GroupSizes = tuple[int, ...]
@@ -54,10 +55,10 @@ def make_group_sizes(num_positions: int, num_groups: int, shape: str = "cosine")
         S positive sizes that sum to N.
 
     Raises:
-        ValueError: S is not between 1 and N, or there is no such shape.
+        InputError: S is not between 1 and N, or there is no such shape.
     """
     if not 1 <= num_groups <= num_positions:
-        raise ValueError(
+        raise InputError(
             f"{num_groups} generation steps do not fit {num_positions} positions: "
             f"choose from 1 to {num_positions}"
         )
@@ -82,9 +83,9 @@ def make_group_sizes(num_positions: int, num_groups: int, shape: str = "cosine")
 
 
 def check_shape(shape: str) -> None:
-    """Raise ValueError unless there is such a shape of schedules."""
+    """Raise InputError unless there is such a shape of schedules."""
     if shape not in CUMULATIVE_SHARES:
-        raise ValueError(
+        raise InputError(
             f"unknown group-size schedule {shape!r}: choose from {', '.join(CUMULATIVE_SHARES)}"
         )
 
@@ -110,11 +111,11 @@ def _grow_to(sizes: list[int], total: int) -> None:
 
 
 def check_group_sizes(group_sizes: GroupSizes, num_positions: int) -> None:
-    """Raise ValueError unless the sizes are positive and sum to ``num_positions``."""
+    """Raise InputError unless the sizes are positive and sum to ``num_positions``."""
     if not group_sizes or min(group_sizes) < 1:
-        raise ValueError(f"group sizes must be positive integers, got {_short(group_sizes)}")
+        raise InputError(f"group sizes must be positive integers, got {_short(group_sizes)}")
     if sum(group_sizes) != num_positions:
-        raise ValueError(
+        raise InputError(
             f"group sizes {_short(group_sizes)} sum to {sum(group_sizes)}, "
             f"but the grid has {num_positions} positions: they must be equal"
         )
@@ -126,7 +127,7 @@ def parse_group_sizes(text: str, num_positions: int) -> GroupSizes:
     ``1,3,5``, ``[1, 3, 5]``, ``1x4 2x6`` (size x count) and ``[1] * 256`` mean what they look like.
 
     Raises:
-        ValueError: the text is none of these, or the sizes do not sum to ``num_positions``.
+        InputError: the text is none of these, or the sizes do not sum to ``num_positions``.
     """
     repeated = re.fullmatch(r"\s*\[\s*(\d+)\s*\]\s*\*\s*(\d+)\s*", text)
     if repeated:
@@ -137,7 +138,7 @@ def parse_group_sizes(text: str, num_positions: int) -> GroupSizes:
     for term in terms:
         match = re.fullmatch(r"(\d{1,6})(?:x(\d{1,6}))?", term)
         if match is None:
-            raise ValueError(
+            raise InputError(
                 f"cannot read group sizes {text!r}: "
                 "write them as 1,3,5 or as 1x4 2x6 (size x count)"
             )
@@ -162,14 +163,14 @@ def load_group_sizes_list(path: Path, num_positions: int) -> tuple[GroupSizes, .
     """Read a JSON list of schedules (``--group_sizes_list``).
 
     Raises:
-        ValueError: the file is no list of lists of integers, or a schedule does not sum to N.
+        InputError: the file is no list of lists of integers, or a schedule does not sum to N.
     """
     lists = read_json(path)
     if not isinstance(lists, list) or not lists:
-        raise ValueError(f"{path} must hold a JSON list of lists of group sizes")
+        raise InputError(f"{path} must hold a JSON list of lists of group sizes")
     for sizes in lists:
         if not isinstance(sizes, list) or not all(type(size) is int for size in sizes):
-            raise ValueError(f"{path}: {json.dumps(sizes)[:80]} is not a list of integers")
+            raise InputError(f"{path}: {json.dumps(sizes)[:80]} is not a list of integers")
         check_group_sizes(tuple(sizes), num_positions)
     return tuple(tuple(sizes) for sizes in lists)
 

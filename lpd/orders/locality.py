@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from lpd.errors import InputError
 from lpd.orders.group_sizes import GroupSizes, check_group_sizes
 from lpd.randomness import Stream, random_integers
 
@@ -63,7 +64,7 @@ class LocalityConfig:
         for name in ("proximity_threshold", "repulsion_threshold"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be finite and not negative, got {value}")
+                raise InputError(f"{name} must be finite and not negative, got {value}")
 
 
 def locality_aware_orders(
@@ -90,7 +91,7 @@ def locality_aware_orders(
         (B, M) raster positions in generation order.
 
     Raises:
-        ValueError: the group sizes do not sum to M, or ``known`` has another shape or rows that
+        InputError: the group sizes do not sum to M, or ``known`` has another shape or rows that
             differ in number.
     """
     num_images, num_positions = len(image_indices), grid[0] * grid[1]
@@ -141,7 +142,7 @@ def orders_from_priorities(
         (B, M) raster positions in generation order.
 
     Raises:
-        ValueError: as :func:`locality_aware_orders`.
+        InputError: as :func:`locality_aware_orders`.
     """
     num_images = len(priorities)
     known = _known_rows(known, group_sizes, num_images, grid[0] * grid[1])
@@ -166,13 +167,13 @@ def _known_rows(
         known = np.zeros(num_positions, dtype=np.bool_)
     shape = (num_images, num_positions)
     if known.dtype != np.bool_ or known.shape not in (shape, shape[1:]):
-        raise ValueError(
+        raise InputError(
             f"known must be boolean of shape {shape[1:]} or {shape}, "
             f"got {known.dtype} of shape {known.shape}"
         )
     counts = np.atleast_1d(known.sum(axis=-1))
     if len(counts) and counts.min() != counts.max():
-        raise ValueError(
+        raise InputError(
             f"as many cells must be known in every image, got from {counts.min()} to {counts.max()}"
         )
     for count in counts[:1].tolist():

@@ -32,7 +32,7 @@ def locality_aware_order(
         (M,) raster positions in generation order.
 
     Raises:
-        ValueError: the group sizes do not sum to M.
+        InputError: the group sizes do not sum to M.
     """
     rows, columns = grid
     check_group_sizes(group_sizes, rows * columns - len(known_positions))

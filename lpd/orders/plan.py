@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from lpd.errors import InputError
 from lpd.orders.baselines import (
     halton_order,
     nar_passes,
@@ -36,7 +37,7 @@ class DecodePlan:
 
     def __post_init__(self) -> None:
         if self.orders.ndim != 2:
-            raise ValueError(f"orders must be (images, positions), got {self.orders.shape}")
+            raise InputError(f"orders must be (images, positions), got {self.orders.shape}")
         check_permutations(self.orders, "the orders")
         check_group_sizes(self.group_sizes, self.orders.shape[1])
 
@@ -69,14 +70,14 @@ class OrderConfig:
 
     def __post_init__(self) -> None:
         if self.kind not in FREE_KINDS and _own_passes(self.kind) is None:
-            raise ValueError(f"unknown order {self.kind!r}: choose from {', '.join(ORDER_KINDS)}")
+            raise InputError(f"unknown order {self.kind!r}: choose from {', '.join(ORDER_KINDS)}")
 
 
 def own_group_sizes(kind: str, grid: Grid) -> GroupSizes | None:
     """The group sizes that come with a kind of order; None for a kind that takes any.
 
     Raises:
-        ValueError: the order does not fit the grid.
+        InputError: the order does not fit the grid.
     """
     passes = _own_passes(kind)
     return None if passes is None else tuple(np.bincount(passes(grid)).tolist())
@@ -115,13 +116,13 @@ def make_plan(
         The plan, its rows in the order of ``image_indices``.
 
     Raises:
-        ValueError: the group sizes do not sum to N, or are not the kind's own.
+        InputError: the group sizes do not sum to N, or are not the kind's own.
     """
     num_positions = grid[0] * grid[1]
     check_group_sizes(group_sizes, num_positions)
     own_sizes = own_group_sizes(config.kind, grid)
     if own_sizes is not None and group_sizes != own_sizes:
-        raise ValueError(
+        raise InputError(
             f"order {config.kind} decodes a grid of {grid[0]} x {grid[1]} in {len(own_sizes)} "
             f"passes of its own, not in these {len(group_sizes)}: take own_group_sizes"
         )
@@ -151,10 +152,10 @@ def _fixed_order(kind: str, grid: Grid) -> npt.NDArray[np.int64]:
 
 
 def check_permutations(orders: npt.NDArray[np.integer], source: str) -> None:
-    """Raise ValueError unless every row of (n, N) ``orders`` is a permutation of 0..N-1."""
+    """Raise InputError unless every row of (n, N) ``orders`` is a permutation of 0..N-1."""
     wrong = np.flatnonzero((np.sort(orders, axis=1) != np.arange(orders.shape[1])).any(axis=1))
     if len(wrong):
-        raise ValueError(
+        raise InputError(
             f"{source}: row {wrong[0]} is not a permutation of the positions "
             f"0..{orders.shape[1] - 1}; make the orders anew with orders/run_lpd_order.py"
         )

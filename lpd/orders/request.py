@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from lpd.errors import InputError
 from lpd.orders.group_sizes import (
     GroupSizes,
     check_shape,
@@ -39,7 +40,7 @@ class OrderRequest:
 
     def __post_init__(self) -> None:
         if self.stride < 1 or self.img_size < 1 or self.img_size % self.stride:
-            raise ValueError(
+            raise InputError(
                 f"img_size {self.img_size} must be a positive multiple of stride {self.stride}"
             )
         check_shape(self.group_size_schedule)
@@ -55,7 +56,7 @@ class OrderRequest:
         """How the orders are made, or those of another kind beside them.
 
         Raises:
-            ValueError: an unknown kind, or a threshold out of range.
+            InputError: an unknown kind, or a threshold out of range.
         """
         locality = LocalityConfig(
             proximity_threshold=self.proximity_threshold,
@@ -67,13 +68,13 @@ class OrderRequest:
         """The order's own group sizes, or those asked for.
 
         Raises:
-            ValueError: they do not fit the grid, or others are asked for although the order has
+            InputError: they do not fit the grid, or others are asked for although the order has
                 its own.
         """
         num_positions = self.grid[0] * self.grid[1]
         own_sizes = own_group_sizes(self.order, self.grid)
         if own_sizes is not None and self.group_sizes is not None:
-            raise ValueError(
+            raise InputError(
                 f"order {self.order} has group sizes of its own: leave out --group_sizes "
                 f"{self.group_sizes}"
             )

@@ -47,7 +47,7 @@ def make_orders(
         (n, N) raster positions in generation order.
 
     Raises:
-        ValueError: as :func:`lpd.orders.plan.make_plan`.
+        InputError: as :func:`lpd.orders.plan.make_plan`.
     """
     make = functools.partial(_make_chunk, config, grid, group_sizes, seed)
     starts = range(0, num_orders, _CHUNK)

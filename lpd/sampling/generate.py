@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from lpd.errors import InputError
 from lpd.models.kv_cache import KVCache
 from lpd.models.lpd import LPD
 from lpd.orders.plan import DecodePlan
@@ -31,18 +32,18 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.cfg) and self.cfg >= 0):
-            raise ValueError(f"cfg must be finite and not negative, got {self.cfg}")
+            raise InputError(f"cfg must be finite and not negative, got {self.cfg}")
         if self.cfg_schedule not in CFG_SCHEDULES:
-            raise ValueError(
+            raise InputError(
                 f"unknown cfg_schedule {self.cfg_schedule!r}: "
                 f"choose from {', '.join(CFG_SCHEDULES)}"
             )
         if not (math.isfinite(self.temperature) and self.temperature > 0):
-            raise ValueError(f"temperature must be finite and above 0, got {self.temperature}")
+            raise InputError(f"temperature must be finite and above 0, got {self.temperature}")
         if self.top_k < 0:
-            raise ValueError(f"top_k must not be negative, got {self.top_k}")
+            raise InputError(f"top_k must not be negative, got {self.top_k}")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+            raise InputError(f"top_p must be above 0 and at most 1, got {self.top_p}")
 
 
 class Sampler:
@@ -78,7 +79,7 @@ class Sampler:
             (B, N) codes in raster order, int64.
 
         Raises:
-            ValueError: a label the model does not know, or a plan for another grid.
+            InputError: a label the model does not know, or a plan for another grid.
         """
         model = self.model
         num_positions, device = model.config.num_positions, model.head.weight.device
@@ -122,19 +123,19 @@ class Sampler:
     def _check(self, labels: Tensor, plan: DecodePlan) -> None:
         config = self.model.config
         if plan.orders.shape != (len(labels), config.num_positions):
-            raise ValueError(
+            raise InputError(
                 f"the plan orders {plan.orders.shape[1]} positions of {len(plan)} images, but the "
                 f"model has {config.num_positions} positions and {len(labels)} labels were given"
             )
         if len(labels) > self.batch_size:
-            raise ValueError(
+            raise InputError(
                 f"{len(labels)} images are more than this sampler's batch of {self.batch_size}"
             )
         # A label in device memory is not looked at: that would wait for the device.
         if labels.device.type == "cpu" and len(labels):
             low, high = int(labels.min()), int(labels.max())
             if low < 0 or high > config.num_classes:
-                raise ValueError(
+                raise InputError(
                     f"labels must be from 0 to {config.num_classes - 1}, or {config.num_classes} "
                     f"for no class; got {low} to {high}"
                 )

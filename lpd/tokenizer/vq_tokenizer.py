@@ -10,6 +10,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from lpd.errors import InputError
 from lpd.files import sha256_of_file
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
 from lpd.weights import find_config, load_state_dict_file, load_strictly, weights_file
@@ -48,7 +49,7 @@ class VQTokenizer:
             device: where to compute.
 
         Raises:
-            ValueError: a file is missing, damaged, or does not fit the network.
+            InputError: a file is missing, damaged, or does not fit the network.
         """
         file = weights_file(path)
         state = load_state_dict_file(file)
@@ -63,10 +64,10 @@ class VQTokenizer:
         """N for square images of ``image_size`` pixels.
 
         Raises:
-            ValueError: the size is no multiple of the stride.
+            InputError: the size is no multiple of the stride.
         """
         if image_size < 1 or image_size % self.stride:
-            raise ValueError(
+            raise InputError(
                 f"image size {image_size} is not a multiple of the tokenizer's stride "
                 f"{self.stride}; choose one that is"
             )
@@ -81,16 +82,16 @@ class VQTokenizer:
             sha256: of the weight file of the tokenizer the model was trained with, where known.
 
         Raises:
-            ValueError: they are not.
+            InputError: they are not.
         """
         if (vocab_size, stride) != (self.vocab_size, self.stride):
-            raise ValueError(
+            raise InputError(
                 f"the tokenizer has {self.vocab_size} codes of {self.stride} x {self.stride} "
                 f"pixels, the model expects {vocab_size} codes of {stride} x {stride}; load the "
                 "tokenizer that the model was trained with"
             )
         if sha256 is not None and sha256 != self.sha256:
-            raise ValueError(
+            raise InputError(
                 "the model was trained with another tokenizer (its weights' SHA-256 begins with "
                 f"{sha256[:12]}, not {self.sha256[:12]}); load that one, or, where it is the same "
                 "network in another file, set tokenizer_sha256 in the model's config.json to null"
@@ -120,14 +121,14 @@ class VQTokenizer:
             (B, 3, H, W) float, about [-1, 1], not clamped.
 
         Raises:
-            ValueError: N is not h * w, or not a square number where no grid is given.
+            InputError: N is not h * w, or not a square number where no grid is given.
         """
         num_positions = codes.shape[1]
         if grid is None:
             side = math.isqrt(num_positions)
             grid = (side, side)
         if grid[0] * grid[1] != num_positions:
-            raise ValueError(
+            raise InputError(
                 f"{num_positions} codes per image do not fill a grid of {grid[0]} x {grid[1]}; "
                 "give the grid's height and width"
             )

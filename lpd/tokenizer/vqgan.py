@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lpd.errors import InputError
+
 # The look-up compares this many vectors at a time with the whole codebook: 256 MiB of similarities
 # for 16384 codes, where a batch of 64 images at 512 px would otherwise need 4 GiB.
 _LOOKUP_ROWS = 4096
@@ -48,12 +50,12 @@ class VQGANConfig:
             "norm_groups",
         ):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not self.ch_mult or min(self.ch_mult) < 1:
-            raise ValueError(f"ch_mult must be one or more positive integers, got {self.ch_mult}")
+            raise InputError(f"ch_mult must be one or more positive integers, got {self.ch_mult}")
         for mult in self.ch_mult:
             if self.ch * mult % self.norm_groups:
-                raise ValueError(
+                raise InputError(
                     f"norm_groups ({self.norm_groups}) must divide the channels of every level, "
                     f"but ch * {mult} is {self.ch * mult}; choose another ch or norm_groups"
                 )

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lpd.data.code_cache import CodeCache
 from lpd.distributed import World
+from lpd.errors import InputError
 from lpd.orders.group_sizes import GroupSizes
 from lpd.randomness import Stream, generator
 
@@ -57,7 +58,7 @@ class BatchSource:
             world: the run's processes.
 
         Raises:
-            ValueError: the cache has fewer images than a step needs.
+            InputError: the cache has fewer images than a step needs.
         """
         self.cache = cache
         self.schedules = schedules
@@ -69,7 +70,7 @@ class BatchSource:
         self.global_batch_size = batch_size * world.size
         self.steps_per_epoch = len(cache.readable) // self.global_batch_size
         if self.steps_per_epoch == 0:
-            raise ValueError(
+            raise InputError(
                 f"the cache has {len(cache.readable)} images, fewer than one step's "
                 f"{self.global_batch_size}; choose a smaller --batch_size"
             )

@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
 from lpd.distributed import World
+from lpd.errors import InputError
 from lpd.files import read_json, sha256_of_file, write_json
 
 _MANIFEST = "manifest.json"
@@ -106,18 +107,18 @@ def read_progress(checkpoint: Path, world: World) -> Progress:
     The processes share the work; all of them call this together.
 
     Raises:
-        ValueError: a file is missing or damaged.
+        InputError: a file is missing or damaged.
     """
     manifest = read_json(checkpoint / _MANIFEST)
     remedy = f"remove {checkpoint} to go on from an earlier one"
     for name, expected in manifest["files"].items():
         file = checkpoint / name
         if not file.is_file() or file.stat().st_size != expected["size"]:
-            raise ValueError(f"{file} is missing or cut short; {remedy}")
+            raise InputError(f"{file} is missing or cut short; {remedy}")
     hashes = _hash_files(checkpoint, list(manifest["files"]), world)
     for name, expected in manifest["files"].items():
         if hashes[name] != expected["sha256"]:
-            raise ValueError(f"{checkpoint / name} is damaged; {remedy}")
+            raise InputError(f"{checkpoint / name} is damaged; {remedy}")
     return Progress(manifest["step"], manifest["fingerprint"])
 
 

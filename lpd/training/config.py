@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lpd.distributed import world_size
+from lpd.errors import InputError
+from lpd.launcher import world_size
 from lpd.randomness import check_seed
 from lpd.training.optim import LR_SCHEDULES, LRSchedule
 
@@ -86,37 +87,37 @@ class TrainConfig:
             "log_freq",
         ):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("warmup_epochs", "min_lr", "weight_decay", "lr_decay_start_epoch"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} must be finite and not negative, got {value}")
+                raise InputError(f"{name} must be finite and not negative, got {value}")
         for name in ("lr", "blr", "grad_clip"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be finite and above 0, got {value}")
+                raise InputError(f"{name} must be finite and above 0, got {value}")
         if self.lr_schedule not in LR_SCHEDULES:
-            raise ValueError(
+            raise InputError(
                 f"unknown lr_schedule {self.lr_schedule!r}: choose from {', '.join(LR_SCHEDULES)}"
             )
         if not self.use_cached:
-            raise ValueError("training reads cached codes; make them with main_cache.py")
+            raise InputError("training reads cached codes; make them with main_cache.py")
         if self.resume is not None and self.resume != self.output_dir:
-            raise ValueError(
+            raise InputError(
                 f"resume {self.resume} is not output_dir {self.output_dir}: a training goes on in "
                 "its own folder; give that one as --output_dir"
             )
         if self.warmup_epochs > self.epochs:
-            raise ValueError(
+            raise InputError(
                 f"warmup_epochs {self.warmup_epochs:g} are more than epochs {self.epochs}"
             )
         if self.lr_schedule == "constant+cosine" and self.lr_decay_start_epoch >= self.epochs:
-            raise ValueError(
+            raise InputError(
                 f"lr_decay_start_epoch {self.lr_decay_start_epoch:g} is not before the end, epoch "
                 f"{self.epochs}; choose another, or --lr_schedule cosine"
             )
         if not 0 <= self.label_drop_prob <= 1:
-            raise ValueError(f"label_drop_prob must be in [0, 1], got {self.label_drop_prob}")
+            raise InputError(f"label_drop_prob must be in [0, 1], got {self.label_drop_prob}")
         check_seed(self.seed)
 
     def resolved(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from lpd.data.code_cache import CodeCache
 from lpd.distributed import World
+from lpd.errors import InputError
 from lpd.files import read_json, sha256_of_file
 from lpd.models.loading import config_of_preset
 from lpd.models.lpd import LPDConfig
@@ -26,7 +27,7 @@ class TrainingSetup:
         """Open the cache and derive what follows from it; nothing is written.
 
         Raises:
-            ValueError: the cache, the preset or the schedules do not fit.
+            InputError: the cache, the preset or the schedules do not fit.
         """
         self.config = config
         self.world = world
@@ -81,7 +82,7 @@ class TrainingSetup:
         """Whether the trained model is there already.
 
         Raises:
-            ValueError: there is one of another training.
+            InputError: there is one of another training.
         """
         file = self.exported_model / TRAINING_NAME
         # Rank 0 looks for all: file systems show changes late to other machines.
@@ -97,12 +98,12 @@ class TrainingSetup:
         """Check that a fingerprint found on disk is this training's.
 
         Raises:
-            ValueError: it differs; names the first setting that does, and ``source``.
+            InputError: it differs; names the first setting that does, and ``source``.
         """
         now = self.fingerprint()
         for key in sorted(now.keys() | before.keys()):
             if now.get(key) != before.get(key):
-                raise ValueError(
+                raise InputError(
                     f"{source} was trained with {key} = {reprlib.repr(before.get(key))}, now it is "
                     f"{reprlib.repr(now.get(key))}; set it back, or choose another --output_dir"
                 )
@@ -112,11 +113,11 @@ def model_config(config: TrainConfig, cache: CodeCache) -> LPDConfig:
     """The shape of the model that learns this cache.
 
     Raises:
-        ValueError: unknown preset, or a cache for another image size.
+        InputError: unknown preset, or a cache for another image size.
     """
     cache.check(image_size=config.img_size)
     if config.class_num not in (None, cache.num_classes):
-        raise ValueError(
+        raise InputError(
             f"the code cache {cache.path} has {cache.num_classes} classes, not {config.class_num}"
         )
     side = math.isqrt(cache.num_positions)

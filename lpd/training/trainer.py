@@ -44,7 +44,7 @@ class Trainer:
         """Make the model and optimizer, from the last checkpoint where there is one.
 
         Raises:
-            ValueError: the weights to start from or the checkpoint does not fit.
+            InputError: the weights to start from or the checkpoint does not fit.
         """
         self.setup = setup
         self.config = setup.config

@@ -19,6 +19,7 @@ from torch.utils.benchmark import Timer
 
 from lpd import cli
 from lpd.distributed import pick_device
+from lpd.errors import InputError
 from lpd.models.layers import Attend, Block, init_weights
 from lpd.models.visibility import Visibility, dense_attention, sparse_attention
 from lpd.orders.group_sizes import GroupSizes, make_group_sizes
@@ -55,15 +56,15 @@ class BenchmarkConfig:
     def __post_init__(self) -> None:
         for size in self.img_size or ():
             if size not in NUM_PASSES:
-                raise ValueError(
+                raise InputError(
                     f"img_size must be {' or '.join(map(str, NUM_PASSES))}, got {size}"
                 )
         if self.dtype is not None and self.dtype not in DTYPES:
-            raise ValueError(f"unknown dtype {self.dtype!r}: choose from {', '.join(DTYPES)}")
+            raise InputError(f"unknown dtype {self.dtype!r}: choose from {', '.join(DTYPES)}")
         for name in ("num_heads", "head_dim", "batch_size", "repetitions"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise InputError(f"{name} must be at least 1, got {value}")
 
 
 @dataclass(frozen=True, kw_only=True)

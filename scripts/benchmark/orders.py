@@ -20,6 +20,7 @@ import numpy as np
 from machine import processor
 
 from lpd import cli
+from lpd.errors import InputError
 from lpd.orders.group_sizes import make_group_sizes
 from lpd.orders.locality import LocalityConfig, draw_priorities
 from lpd.orders.locality_scalar import locality_aware_order
@@ -49,7 +50,7 @@ class BenchmarkConfig:
         for name in ("num_orders", "num_twin_orders", "rounds", "max_workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise InputError(f"{name} must be at least 1, got {value}")
 
 
 def report(

@@ -15,6 +15,7 @@ from sklearn.datasets import load_digits
 from tqdm import tqdm
 
 from lpd import cli
+from lpd.errors import InputError
 from lpd.files import atomic_path, read_json, write_json
 
 # Every sixth digit of a class is held out. Writers follow each other in the set, so all of them
@@ -35,7 +36,7 @@ class DigitsConfig:
 
     def __post_init__(self) -> None:
         if self.img_size < 8:
-            raise ValueError(f"img_size must be at least 8, got {self.img_size}")
+            raise InputError(f"img_size must be at least 8, got {self.img_size}")
 
 
 def enlarge(scan: npt.NDArray[np.float64], size: int) -> Image.Image:

@@ -33,6 +33,7 @@ from stages import (
 )
 
 from lpd import cli
+from lpd.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -100,7 +101,7 @@ def run_stage(stage: Stage, inputs: dict[str, str], output_dir: Path) -> StageRe
         output_dir: the quickstart's folder.
 
     Raises:
-        ValueError: the command failed; it has said why.
+        InputError: the command failed; it has said why.
         KeyboardInterrupt: interrupted; what was done is recorded.
     """
     new = StageRecord(
@@ -128,7 +129,7 @@ def run_stage(stage: Stage, inputs: dict[str, str], output_dir: Path) -> StageRe
     if finished.interrupted:
         raise KeyboardInterrupt
     if finished.exit_code != 0:
-        raise ValueError(f"stage {stage.name} failed with exit code {finished.exit_code}")
+        raise InputError(f"stage {stage.name} failed with exit code {finished.exit_code}")
     return record
 
 

@@ -8,6 +8,7 @@ import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from lpd.errors import InputError
 from lpd.evaluation.report import RESULTS_NAME
 from lpd.files import read_json, sha256_of_file, write_json
 from lpd.weights import CONFIG_NAME, WEIGHTS_NAME, config_from_dict
@@ -40,7 +41,7 @@ class QuickstartConfig:
 
     def __post_init__(self) -> None:
         if self.num_images < 40:
-            raise ValueError(f"num_images must be at least 40, got {self.num_images}")
+            raise InputError(f"num_images must be at least 40, got {self.num_images}")
 
 
 @dataclass(frozen=True, kw_only=True)

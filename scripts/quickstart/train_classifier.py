@@ -17,6 +17,7 @@ from tqdm import tqdm
 from lpd import cli
 from lpd.data.images import index_images, load_pixels
 from lpd.distributed import pick_device
+from lpd.errors import InputError
 from lpd.evaluation.features import Classifier, ClassifierConfig
 from lpd.files import read_json, write_json
 from lpd.randomness import check_seed
@@ -53,14 +54,14 @@ class TrainClassifierConfig:
     def __post_init__(self) -> None:
         for name in ("img_size", "epochs", "batch_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.max_shift < self.img_size:
-            raise ValueError(
+            raise InputError(
                 f"max_shift must be from 0 to img_size - 1 = {self.img_size - 1}, "
                 f"got {self.max_shift}"
             )
         if not self.lr > 0:
-            raise ValueError(f"lr must be above 0, got {self.lr}")
+            raise InputError(f"lr must be above 0, got {self.lr}")
         check_seed(self.seed)
 
 
@@ -85,7 +86,7 @@ def run(config: TrainClassifierConfig) -> None:
     if (config.output_dir / WEIGHTS_NAME).is_file() and result_path.is_file():
         result = read_json(result_path)
         if result["settings"] != settings:
-            raise ValueError(
+            raise InputError(
                 f"{config.output_dir} holds a classifier trained with {result['settings']}, not "
                 f"with {settings}; give another --output_dir"
             )
@@ -95,7 +96,7 @@ def run(config: TrainClassifierConfig) -> None:
     train = read_images(config.data_path / "train", config.img_size)
     val = read_images(config.data_path / "val", config.img_size)
     if val.class_names != train.class_names:
-        raise ValueError(f"{config.data_path}: train and val have different class folders")
+        raise InputError(f"{config.data_path}: train and val have different class folders")
     torch.manual_seed(config.seed)
     classifier = Classifier(
         ClassifierConfig(
@@ -116,7 +117,7 @@ def read_images(root: Path, size: int) -> LabelledImages:
     """Read all images under ``root``.
 
     Raises:
-        ValueError: the folder has none, or one of them cannot be read.
+        InputError: the folder has none, or one of them cannot be read.
     """
     index = index_images(root)
     return LabelledImages(

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from lpd import cli
 from lpd.data.images import index_images, load_pixels
 from lpd.data.transforms import normalize_
+from lpd.errors import InputError
 from lpd.files import atomic_path, read_json, write_json
 from lpd.randomness import Stream, check_seed, generator, torch_seed
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
@@ -76,15 +77,15 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         for name in ("num_steps", "batch_size", "restart_every", "checkpoint_every"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.continuous_share < 1:
-            raise ValueError(
+            raise InputError(
                 f"continuous_share must be at least 0 and below 1, got {self.continuous_share}"
             )
         if self.lr <= 0:
-            raise ValueError(f"lr must be positive, got {self.lr}")
+            raise InputError(f"lr must be positive, got {self.lr}")
         if self.img_size < 1 or self.img_size % self.network.stride:
-            raise ValueError(
+            raise InputError(
                 f"img_size {self.img_size} is not a multiple of the network's stride "
                 f"{self.network.stride}; choose one that is"
             )
@@ -160,7 +161,7 @@ class Trainer:
         self.step += 1
         value = loss.item()
         if not math.isfinite(value):
-            raise ValueError(f"the loss is {value} at step {step}; choose a smaller lr")
+            raise InputError(f"the loss is {value} at step {step}; choose a smaller lr")
         self.losses.append(value)
         return value
 
@@ -231,14 +232,14 @@ class Trainer:
         """Go on from a checkpoint.
 
         Raises:
-            ValueError: it is damaged, or from a run with another configuration.
+            InputError: it is damaged, or from a run with another configuration.
         """
         try:
             state = torch.load(path, weights_only=True)
         except Exception as error:  # torch.load raises many kinds
-            raise ValueError(f"{path} is damaged; remove it to start again ({error})") from error
+            raise InputError(f"{path} is damaged; remove it to start again ({error})") from error
         if state["config"] != resume_key(self.config):
-            raise ValueError(
+            raise InputError(
                 f"{path} is from a run with another configuration; remove {path.parent} or give "
                 "another --output_dir"
             )
@@ -320,7 +321,7 @@ def train_tokenizer(config: TokenizerConfig) -> None:
     log_path = folder / LOG_NAME
     if log_path.is_file() and all((folder / n).is_file() for n in (WEIGHTS_NAME, CONFIG_NAME)):
         if read_json(log_path).get("config") != resume_key(config):
-            raise ValueError(
+            raise InputError(
                 f"{folder} holds a tokenizer of another configuration; remove it or give another "
                 "--output_dir"
             )

@@ -10,8 +10,9 @@ ROOT = Path(__file__).parents[2]
 # From the bottom up: a layer may import from the layers before it, and inside itself.
 LAYERS = [
     ["lpd.compat"],
-    ["lpd.files", "lpd.cli"],
-    ["lpd.randomness", "lpd.weights", "lpd.distributed"],
+    ["lpd.errors", "lpd.launcher"],
+    ["lpd.options", "lpd.files"],
+    ["lpd.cli", "lpd.provenance", "lpd.randomness", "lpd.weights", "lpd.distributed"],
     ["lpd.tokenizer"],
     ["lpd.data"],
     ["lpd.orders"],

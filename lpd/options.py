@@ -1,0 +1,102 @@
+"""Options that several programs share: declared once, and flat wherever people write them.
+
+Options live in the dataclass of what they steer (``SamplingConfig``, ``LocalityConfig``, ...). A
+program's configuration has such a dataclass as a field, marked as flat:
+
+    sampling: Annotated[SamplingConfig, Flat] = SamplingConfig()
+
+On the command line its fields are plain flags (``--cfg``, not ``--sampling.cfg``), in Python plain
+keyword arguments, and in records plain names.
+"""
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import tyro
+
+Flat: Any = tyro.conf.OmitArgPrefixes
+"""Marks a field whose dataclass's fields count as the configuration's own."""
+
+OptionsT = TypeVar("OptionsT")
+
+
+def flatten(options: Any) -> dict[str, Any]:
+    """The fields of a dataclass instance by name; those of flat fields in their place."""
+    values: dict[str, Any] = {}
+    for field, nested in _fields(type(options)):
+        value = getattr(options, field.name)
+        if nested is not None:
+            values |= flatten(value)
+        else:
+            values[field.name] = dataclasses.asdict(value) if _is_dataclass(value) else value
+    return values
+
+
+def from_flat(options_class: type[OptionsT], values: Mapping[str, Any]) -> OptionsT:
+    """The dataclass instance with these fields, and defaults for the others.
+
+    Raises:
+        TypeError: there is no field of a name; the message has the nearest.
+        InputError: a value is out of range.
+    """
+    names = [parameter.name for parameter in parameters(options_class)]
+    for name in values:
+        if name not in names:
+            nearest = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"choose from {', '.join(names)}"
+            raise TypeError(f"there is no option {name!r}; {hint}")
+    return _build(options_class, values)
+
+
+def _build(options_class: type[OptionsT], values: Mapping[str, Any]) -> OptionsT:
+    arguments = {
+        field.name: values[field.name] if nested is None else _build(nested, values)
+        for field, nested in _fields(options_class)
+        if nested is not None or field.name in values
+    }
+    return options_class(**arguments)
+
+
+def parameters(options_class: type) -> list[inspect.Parameter]:
+    """The fields as keyword parameters, flat fields in their place: for signatures and help."""
+    result: list[inspect.Parameter] = []
+    for field, nested in _fields(options_class):
+        if nested is not None:
+            result += parameters(nested)
+            continue
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        result.append(
+            inspect.Parameter(
+                field.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if default is dataclasses.MISSING else default,
+                annotation=field.type,
+            )
+        )
+    return result
+
+
+def defaults(options_class: type) -> dict[str, Any]:
+    """The default of every field that has one, flat fields in their place."""
+    return {
+        parameter.name: parameter.default
+        for parameter in parameters(options_class)
+        if parameter.default is not inspect.Parameter.empty
+    }
+
+
+def _fields(options_class: type) -> Iterator[tuple[dataclasses.Field[Any], type | None]]:
+    """The fields of a dataclass, each with its dataclass if it is flat, and else with None."""
+    hints = get_type_hints(options_class, include_extras=True)
+    for field in dataclasses.fields(options_class):
+        base, *metadata = get_args(hints[field.name]) or (None,)
+        yield field, base if any(each is Flat for each in metadata) else None
+
+
+def _is_dataclass(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
