@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lpd.models.lpd import LPD, LPDConfig
-from lpd.training.optim import LRSchedule, make_optimizer
+from lpd.training.lr_schedule import LRSchedule
+from lpd.training.optim import make_optimizer
 
 
 def published(kind: str = "constant+cosine") -> LRSchedule:
