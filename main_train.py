@@ -6,38 +6,41 @@ torchrun --nproc_per_node=8 main_train.py --model lpd_l --cached_path CACHE --ou
 import sys
 
 from lpd import cli
-from lpd.distributed import World, join_world
 from lpd.training.config import TrainConfig
-from lpd.training.setup import TrainingSetup
-from lpd.training.trainer import Trainer
 
 INTERRUPTED = 130
 
 
-def run(config: TrainConfig, world: World) -> int:
+def run(config: TrainConfig) -> int:
     """Train to the end, or until told to stop. Returns the exit code."""
-    setup = TrainingSetup(config, world)
-    if setup.is_complete():
+    # Not before the flags are read: torch takes seconds to import, and --help has no use for it.
+    from lpd.distributed import join_world
+    from lpd.training.setup import TrainingSetup
+    from lpd.training.trainer import Trainer
+
+    with join_world(config.device) as world:
+        setup = TrainingSetup(config, world)
+        if setup.is_complete():
+            if world.is_main:
+                print(f"the training in {config.output_dir} is complete already")
+            return 0
+        trainer = Trainer(setup)
         if world.is_main:
-            print(f"the training in {config.output_dir} is complete already")
-        return 0
-    trainer = Trainer(setup)
-    if world.is_main:
-        print(trainer.summary())
-    if trainer.train():
+            print(trainer.summary())
+        if trainer.train():
+            if world.is_main:
+                print(f"trained: {setup.exported_model}")
+            return 0
         if world.is_main:
-            print(f"trained: {setup.exported_model}")
-        return 0
-    if world.is_main:
-        print(f"stopped after step {trainer.step}; the same command goes on from there")
-    return INTERRUPTED
+            print(f"stopped after step {trainer.step}; the same command goes on from there")
+        return INTERRUPTED
 
 
 def main() -> None:
     """The command."""
     config = cli.parse(TrainConfig, "Train an LPD transformer on cached codes.")
-    with cli.command(), join_world(config.device) as world:
-        code = run(config, world)
+    with cli.command():
+        code = run(config)
     sys.exit(code)
 
 

@@ -42,9 +42,9 @@ class World:
         return range(self.rank, count, self.size)
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process is here. No device is waited for."""
         if self.size > 1:
-            dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
+            dist.barrier()
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean of ``tensor`` over all processes, on all of them."""

@@ -5,9 +5,10 @@ processes; each process computes its own places only.
 """
 
 import dataclasses
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import numpy as np
 import torch
@@ -26,12 +27,21 @@ class Batch:
 
     tokens: Tensor
     """(b, N) codes in raster order, int64."""
-    labels: Tensor
-    """(b,) classes, or the null label, int64."""
+    condition: Tensor
+    """(b,) classes, int64, or the null condition in their place."""
     orders: Tensor
     """(b, N) uniformly random raster positions in generation order, int64."""
     group_sizes: GroupSizes
     """The step's schedule, the same in all processes."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on a device; copies from pinned memory go on while the host does."""
+        return Batch(
+            tokens=self.tokens.to(device, non_blocking=True),
+            condition=self.condition.to(device, non_blocking=True),
+            orders=self.orders.to(device, non_blocking=True),
+            group_sizes=self.group_sizes,
+        )
 
 
 class BatchSource:
@@ -47,15 +57,17 @@ class BatchSource:
         random_flip: bool,
         seed: int,
         world: World,
+        null: Callable[[Tensor], Tensor],
     ) -> None:
         """Args:
             cache: the codes to train on.
             schedules: the group-size schedules that a step's is drawn from.
             batch_size: b, images per step and process.
-            label_drop_prob: how often the label is replaced by the null label.
+            label_drop_prob: how often the condition is replaced by the null condition.
             random_flip: whether half of the images are mirrored.
             seed: the run's seed.
             world: the run's processes.
+            null: the null condition in place of any.
 
         Raises:
             InputError: the cache has fewer images than a step needs.
@@ -67,6 +79,7 @@ class BatchSource:
         self.random_flip = random_flip
         self.seed = seed
         self.world = world
+        self._null = null
         self.global_batch_size = batch_size * world.size
         self.steps_per_epoch = len(cache.readable) // self.global_batch_size
         if self.steps_per_epoch == 0:
@@ -74,15 +87,26 @@ class BatchSource:
                 f"the cache has {len(cache.readable)} images, fewer than one step's "
                 f"{self.global_batch_size}; choose a smaller --batch_size"
             )
-        # Two sets, filled in turn: one step's batch is in use while the next one's is made.
-        self._buffers = [self._make_buffers() for _ in range(2)]
         self._epoch = -1
         self._rows = cache.readable
 
-    def batch(self, step: int) -> Batch:
-        """This process's part of the batch of a step (from 0), in host memory.
+    def buffers(self) -> Batch:
+        """Host memory for a batch; pinned where batches go on to a GPU."""
+        pinned = self.world.device.type == "cuda"
+        shape = (self.batch_size, self.cache.num_positions)
+        return Batch(
+            tokens=torch.empty(shape, dtype=torch.int64, pin_memory=pinned),
+            condition=torch.empty(self.batch_size, dtype=torch.int64, pin_memory=pinned),
+            orders=torch.empty(shape, dtype=torch.int64, pin_memory=pinned),
+            group_sizes=(),
+        )
 
-        The memory is filled anew two calls later.
+    def batch(self, step: int, buffers: Batch | None = None) -> Batch:
+        """This process's part of the batch of a step.
+
+        Args:
+            step: from 0.
+            buffers: the host memory to make it in; None takes fresh memory.
         """
         epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
         if epoch != self._epoch:
@@ -94,37 +118,62 @@ class BatchSource:
         rows = self._rows[start : start + self.batch_size]  # (b,)
 
         schedule = generator(Stream.GROUP_SIZES, self.seed, step).integers(len(self.schedules))
-        buffers = self._buffers[step % 2]
-        batch = dataclasses.replace(buffers, group_sizes=self.schedules[schedule])
-        flipped = np.empty(self.batch_size, dtype=bool)
-        labels, orders = batch.labels.numpy(), batch.orders.numpy()
-        labels[:] = self.cache.labels[rows]
+        batch = dataclasses.replace(buffers or self.buffers(), group_sizes=self.schedules[schedule])
+        flipped, dropped = np.empty((2, self.batch_size), dtype=bool)
+        orders = batch.orders.numpy()
         for place in range(self.batch_size):
             sample = generator(Stream.SAMPLE, self.seed, step, first_place + place)
             flip, drop = sample.random(2)
             flipped[place] = self.random_flip and flip < 0.5
-            if drop < self.label_drop_prob:
-                labels[place] = self.cache.num_classes
+            dropped[place] = drop < self.label_drop_prob
             orders[place] = sample.permutation(self.cache.num_positions)
         batch.tokens.numpy()[:] = self.cache.get(rows, flipped)
+        condition = torch.from_numpy(self.cache.labels[rows])  # (b,)
+        is_dropped = torch.from_numpy(dropped)
+        batch.condition.copy_(torch.where(is_dropped, self._null(condition), condition))
         return batch
 
-    def _make_buffers(self) -> Batch:
-        pinned = self.world.device.type == "cuda"
-        shape = (self.batch_size, self.cache.num_positions)
-        return Batch(
-            tokens=torch.empty(shape, dtype=torch.int64, pin_memory=pinned),
-            labels=torch.empty(self.batch_size, dtype=torch.int64, pin_memory=pinned),
-            orders=torch.empty(shape, dtype=torch.int64, pin_memory=pinned),
-            group_sizes=(),
-        )
+
+class CopyEvent(Protocol):
+    """A place in the device's queue of work, as :class:`torch.cuda.Event` is."""
+
+    def record(self) -> None:
+        """Put it behind everything that was asked of the device."""
+
+    def synchronize(self) -> None:
+        """Wait until the device has come to where it was put last; not at all if it never was."""
+
+
+class _AlreadyDone:
+    """The event of a device that is the host: whatever was asked of it is done."""
+
+    def record(self) -> None:
+        pass
+
+    def synchronize(self) -> None:
+        pass
 
 
 class Prefetcher:
-    """Hands out batches on the device, making the next one in a thread meanwhile."""
+    """Hands out batches on the device, making the next one in a thread meanwhile.
 
-    def __init__(self, source: BatchSource) -> None:
+    Two sets of buffers are filled in turn: one step's batch is in use while the next one's is made.
+    """
+
+    def __init__(
+        self, source: BatchSource, make_event: Callable[[], CopyEvent] | None = None
+    ) -> None:
+        """Args:
+        source: makes the batches.
+        make_event: makes what tells when a copy to the device is done; by default that of the
+            source's device.
+        """
         self._source = source
+        self._device = source.world.device
+        if make_event is None:
+            make_event = torch.cuda.Event if self._device.type == "cuda" else _AlreadyDone
+        self._buffers = [source.buffers() for _ in range(2)]
+        self._copied = [make_event() for _ in self._buffers]
         self._pool = ThreadPoolExecutor(1)
         self._next: tuple[int, Future[Batch]] | None = None
 
@@ -135,15 +184,19 @@ class Prefetcher:
         self._pool.shutdown(cancel_futures=True)
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step; asked for in order, it is ready or nearly so."""
+        """The batch of a step; asked for in order, it is ready or nearly so.
+
+        On a CPU its memory is filled anew two calls later.
+        """
         if self._next is None or self._next[0] != step:
-            self._next = step, self._pool.submit(self._source.batch, step)
+            self._next = step, self._pool.submit(self._make, step)
         batch = self._next[1].result()
-        self._next = step + 1, self._pool.submit(self._source.batch, step + 1)
-        device = self._source.world.device
-        return Batch(
-            tokens=batch.tokens.to(device),
-            labels=batch.labels.to(device),
-            orders=batch.orders.to(device),
-            group_sizes=batch.group_sizes,
-        )
+        self._next = step + 1, self._pool.submit(self._make, step + 1)
+        on_device = batch.to(self._device)
+        self._copied[step % 2].record()
+        return on_device
+
+    def _make(self, step: int) -> Batch:
+        # The device may still be copying what was made in this memory two steps ago.
+        self._copied[step % 2].synchronize()
+        return self._source.batch(step, self._buffers[step % 2])

@@ -1,25 +1,33 @@
 """Training state on disk: one folder ``step_XXXXXXXX`` per checkpoint, whole or not there.
 
-A checkpoint is written into a temporary folder beside its place by all processes
-(torch.distributed.checkpoint), then described by a manifest of sizes and SHA-256 hashes, then
-renamed by rank 0. Loading verifies the manifest. The format contains a pickle: resume only from
-folders that your own training wrote.
+What is saved is a dict of parts by name, each with ``state_dict`` and ``load_state_dict``: the
+model, the optimizer, and whatever else a training must not lose. All processes write it into a
+temporary folder beside its place (torch.distributed.checkpoint); then it is described by a manifest
+of sizes and SHA-256 hashes, and renamed by rank 0. Loading verifies the manifest. The format
+contains a pickle: resume only from folders that your own training wrote.
 """
 
 import contextlib
 import re
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.checkpoint.state_dict import get_state_dict, set_state_dict
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import (
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.stateful import Stateful
 
 from lpd.distributed import World
 from lpd.errors import InputError
@@ -39,24 +47,53 @@ class Progress:
     """What must stay the same for the training to go on."""
 
 
+class ModelState:
+    """A model as a part of a checkpoint: its names do not tell how it is spread over processes."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weights by name."""
+        return get_model_state_dict(self._model)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over weights by name."""
+        set_model_state_dict(self._model, state_dict)
+
+
+class OptimizerState:
+    """An optimizer as a part of a checkpoint: its state goes by the names of the weights."""
+
+    def __init__(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        self._model = model
+        self._optimizer = optimizer
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state by name; an optimizer that has none yet makes it."""
+        return get_optimizer_state_dict(self._model, self._optimizer)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over state by name."""
+        set_optimizer_state_dict(self._model, self._optimizer, state_dict)
+
+
 def save_checkpoint(
-    folder: Path,
-    progress: Progress,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    world: World,
+    folder: Path, progress: Progress, parts: Mapping[str, Stateful], world: World
 ) -> Path:
     """Write a checkpoint; all processes call this together.
 
     Args:
         folder: where checkpoints go; the new one is ``folder/step_XXXXXXXX``.
         progress: where the training stands.
-        model: the model, wrapped for distributed training or not.
-        optimizer: its optimizer.
+        parts: what is saved, by name.
         world: the run's processes.
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        InputError: the system refuses to write there: no rights, no room.
     """
     final = folder / f"step_{progress.step:08d}"
     temporary = folder / f".{final.name}.partial"
@@ -64,10 +101,8 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     world.barrier()
-    model_state, optimizer_state = get_state_dict(model, optimizer)
-    state = {"model": model_state, "optimizer": optimizer_state}
-    with _no_warning_of_being_alone():
-        save(state, checkpoint_id=temporary, no_dist=world.size == 1)
+    with _no_warning_of_being_alone(), _refusals_named(temporary):
+        save(dict(parts), checkpoint_id=temporary, no_dist=world.size == 1)
     world.barrier()
     names: list[str] = world.broadcast(sorted(path.name for path in temporary.iterdir()))
     hashes = _hash_files(temporary, names, world)
@@ -128,20 +163,11 @@ def _hash_files(folder: Path, names: list[str], world: World) -> dict[str, str]:
     return {name: value for part in world.gather(share) for name, value in part.items()}
 
 
-def load_checkpoint(
-    checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, world: World
-) -> None:
-    """Load a verified checkpoint into the model and optimizer; all processes call this together."""
-    model_state, optimizer_state = get_state_dict(model, optimizer)
-    state: dict[str, Any] = {"model": model_state, "optimizer": optimizer_state}
+def load_checkpoint(checkpoint: Path, parts: Mapping[str, Stateful], world: World) -> None:
+    """Load a verified checkpoint into the parts that were saved; all processes call this
+    together."""
     with _no_warning_of_being_alone():
-        load(state, checkpoint_id=checkpoint, no_dist=world.size == 1)
-    set_state_dict(
-        model,
-        optimizer,
-        model_state_dict=state["model"],
-        optim_state_dict=state["optimizer"],
-    )
+        load(dict(parts), checkpoint_id=checkpoint, no_dist=world.size == 1)
 
 
 @contextlib.contextmanager
@@ -150,3 +176,16 @@ def _no_warning_of_being_alone() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
+
+
+@contextlib.contextmanager
+def _refusals_named(folder: Path) -> Iterator[None]:
+    """torch wraps what the system says, once for every process that it said it to."""
+    try:
+        yield
+    except CheckpointException as error:
+        reasons = [reason for reason, _ in error.failures.values()]
+        refusals = [reason for reason in reasons if isinstance(reason, OSError) and reason.errno]
+        if not refusals or len(refusals) < len(reasons):
+            raise
+        raise InputError(f"cannot write {folder}: {refusals[0].strerror}") from error

@@ -4,12 +4,15 @@ import dataclasses
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from lpd.errors import InputError
 from lpd.launcher import world_size
 from lpd.randomness import check_seed
-from lpd.training.optim import LR_SCHEDULES, LRSchedule
+from lpd.training.lr_schedule import LR_SCHEDULES, LRSchedule
+from lpd.training.parallelize import STRATEGIES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,10 @@ class TrainConfig:
     """JSON list of group-size schedules to draw from; by default the published ones."""
     bf16: bool = False
     """Autocast to bfloat16; weights stay float32."""
+    parallel: Annotated[
+        str,
+        tyro.conf.arg(help=f"How processes share a training: {', '.join(STRATEGIES)}."),
+    ] = "ddp"
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass, to save memory."""
     save_last_freq: int = 5
@@ -99,6 +106,10 @@ class TrainConfig:
         if self.lr_schedule not in LR_SCHEDULES:
             raise InputError(
                 f"unknown lr_schedule {self.lr_schedule!r}: choose from {', '.join(LR_SCHEDULES)}"
+            )
+        if self.parallel not in STRATEGIES:
+            raise InputError(
+                f"unknown parallel {self.parallel!r}: choose from {', '.join(STRATEGIES)}"
             )
         if not self.use_cached:
             raise InputError("training reads cached codes; make them with main_cache.py")

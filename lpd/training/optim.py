@@ -1,42 +1,10 @@
-"""The optimizer and its learning-rate schedule (paper section 4.1)."""
-
-import math
-from dataclasses import dataclass
+"""The optimizer (paper section 4.1), and what keeps a gradient that is not finite from it."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-LR_SCHEDULES = ("constant+cosine", "cosine", "constant")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LRSchedule:
-    """Learning rate by training step: linear warm-up from 0, a plateau, then half a cosine."""
-
-    kind: str
-    """constant+cosine (plateau until decay_start), cosine (no plateau) or constant."""
-    lr: float
-    """Peak learning rate."""
-    min_lr: float
-    """Learning rate at the end of the cosine."""
-    warmup_steps: int
-    """Steps of linear warm-up."""
-    decay_start: int
-    """First step of the cosine, for constant+cosine."""
-    total_steps: int
-    """Step at which min_lr is reached."""
-
-    def at(self, step: int) -> float:
-        """The learning rate of a step, from 0."""
-        if step < self.warmup_steps:
-            return self.lr * step / self.warmup_steps
-        if self.kind == "constant":
-            return self.lr
-        start = self.decay_start if self.kind == "constant+cosine" else self.warmup_steps
-        if step < start:
-            return self.lr
-        progress = min(1.0, (step - start) / max(1, self.total_steps - start))
-        return self.min_lr + (self.lr - self.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+from lpd.distributed import World
+from lpd.errors import InputError
 
 
 def make_optimizer(model: nn.Module, weight_decay: float) -> torch.optim.AdamW:
@@ -57,3 +25,49 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of all groups."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+class FiniteGuard:
+    """Keeps gradients that are not finite from the weights, without waiting for the device.
+
+    From the first such gradient on, the optimizer changes nothing any more. The device notices and
+    skips the updates by itself; the host learns of it when it asks, before it logs or saves.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, step: int) -> None:
+        """Args:
+        optimizer: a fused one of torch's.
+        device: where loss and gradients are.
+        step: the next step, from 0.
+        """
+        self._first_step = step
+        self._good_steps = torch.zeros((), dtype=torch.int64, device=device)
+        self._loss = torch.zeros((), device=device)
+        self._tripped = torch.zeros((), device=device)
+        # How torch's GradScaler tells fused optimizers to leave all as it is: 1 does, 0 does not.
+        optimizer.found_inf = self._tripped  # type: ignore[attr-defined]
+
+    def watch(self, loss: Tensor, grad_norm: Tensor) -> None:
+        """Look at a step between its backward pass and its update.
+
+        Args:
+            loss: () its loss.
+            grad_norm: () the norm of its gradient.
+        """
+        self._loss = torch.where(self._tripped.bool(), self._loss, loss.detach())
+        self._tripped.copy_(self._tripped.bool() | ~grad_norm.isfinite())
+        self._good_steps += self._tripped == 0
+
+    def check(self, world: World) -> None:
+        """Wait for the device, and say how it went; all processes call this together.
+
+        Raises:
+            InputError: a gradient was not finite; raised on all processes alike.
+        """
+        if world.any(bool(self._tripped.item())):
+            step = self._first_step + int(self._good_steps.item())
+            raise InputError(
+                f"the gradient is not finite at step {step} (loss {world.mean(self._loss).item()});"
+                " if the same command, which goes on from the last checkpoint, stops there again, "
+                "choose a lower --lr and another --output_dir"
+            )

@@ -2,22 +2,33 @@
 
 import dataclasses
 import math
-import reprlib
 from pathlib import Path
 from typing import Any
 
+from lpd import options
 from lpd.data.code_cache import CodeCache
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.files import read_json, sha256_of_file
+from lpd.models.conditioning import make_conditioning
 from lpd.models.lpd import LPDConfig
 from lpd.orders.group_sizes import load_group_sizes_list, training_group_sizes
 from lpd.pretrained import config_of_preset
+from lpd.provenance import Origin
 from lpd.training.batch import BatchSource
 from lpd.training.config import TrainConfig
 from lpd.weights import WEIGHTS_NAME, weights_file
 
 TRAINING_NAME = "training.json"
+
+# What may change while a training goes on: where things are, and how fast it gets on.
+_FREE_SETTINGS = frozenset(
+    {
+        *("cached_path", "output_dir", "device", "batch_size", "pretrained_ckpt"),
+        *("vqgan_path", "class_num", "use_cached", "resume"),
+        *("save_last_freq", "save_intermediate_freq", "log_freq", "grad_checkpointing", "parallel"),
+    }
+)
 
 
 class TrainingSetup:
@@ -48,6 +59,7 @@ class TrainingSetup:
             random_flip=config.random_flip,
             seed=config.seed,
             world=world,
+            null=make_conditioning(self.model_config).null,
         )
         self.lr_schedule = config.schedule(
             self.source.steps_per_epoch, self.source.global_batch_size
@@ -63,20 +75,30 @@ class TrainingSetup:
         """Where the trained model goes."""
         return self.config.output_dir / "model"
 
-    def fingerprint(self) -> dict[str, Any]:
+    @property
+    def origin(self) -> Origin:
         """What must stay the same for a training to go on as if never interrupted."""
-        free = {"cached_path", "output_dir", "device", "batch_size", "pretrained_ckpt"}
-        free |= {"vqgan_path", "class_num", "use_cached", "resume"}
-        free |= {"save_last_freq", "save_intermediate_freq", "log_freq", "grad_checkpointing"}
-        values = dataclasses.asdict(self.config)
-        return {
-            **{key: value for key, value in values.items() if key not in free},
+        settings = {
+            name: value
+            for name, value in dataclasses.asdict(self.config).items()
+            if name not in _FREE_SETTINGS
+        }
+        derived = {
             "group_sizes_list": [list(sizes) for sizes in self.schedules],
             "global_batch_size": self.source.global_batch_size,
             "num_images": len(self.cache.readable),
             "files_sha256": self.cache.files_sha256,
             "tokenizer_sha256": self.cache.tokenizer_sha256,
         }
+        defaults = options.defaults(TrainConfig)
+        return Origin(
+            values=settings | derived,
+            defaults={
+                name: defaults[name]
+                for name in settings.keys() - derived.keys()
+                if name in defaults
+            },
+        )
 
     def is_complete(self) -> bool:
         """Whether the trained model is there already.
@@ -91,22 +113,22 @@ class TrainingSetup:
         )
         if before is None:
             return False
-        self.check_fingerprint(before["fingerprint"], file.parent)
+        self.check_origin(before["fingerprint"], file.parent)
         return self.world.broadcast((file.parent / WEIGHTS_NAME).is_file())
 
-    def check_fingerprint(self, before: dict[str, Any], source: Path) -> None:
-        """Check that a fingerprint found on disk is this training's.
+    def check_origin(self, recorded: dict[str, Any], place: Path) -> None:
+        """Check that what was found on disk is of this training.
+
+        Args:
+            recorded: the origin written there.
+            place: where it was found.
 
         Raises:
-            InputError: it differs; names the first setting that does, and ``source``.
+            InputError: it is of another; names every setting that differs, and ``place``.
         """
-        now = self.fingerprint()
-        for key in sorted(now.keys() | before.keys()):
-            if now.get(key) != before.get(key):
-                raise InputError(
-                    f"{source} was trained with {key} = {reprlib.repr(before.get(key))}, now it is "
-                    f"{reprlib.repr(now.get(key))}; set it back, or choose another --output_dir"
-                )
+        self.origin.check(
+            recorded, place=place, remedy="set it back, or choose another --output_dir"
+        )
 
 
 def model_config(config: TrainConfig, cache: CodeCache) -> LPDConfig:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.checkpoint.stateful import Stateful
 from torch.nn.functional import cross_entropy
-from torch.nn.parallel import DistributedDataParallel
 
 from lpd.files import write_json
 from lpd.models.layers import Attend
@@ -19,6 +20,8 @@ from lpd.pretrained import fit_pos_embed
 from lpd.randomness import Stream, torch_seed
 from lpd.training.batch import Batch, Prefetcher
 from lpd.training.checkpoint import (
+    ModelState,
+    OptimizerState,
     Progress,
     latest_checkpoint,
     load_checkpoint,
@@ -27,11 +30,12 @@ from lpd.training.checkpoint import (
     save_checkpoint,
 )
 from lpd.training.logging import TrainingLog
-from lpd.training.optim import make_optimizer, set_lr
+from lpd.training.optim import FiniteGuard, make_optimizer, set_lr
+from lpd.training.parallelize import STRATEGIES
 from lpd.training.setup import TRAINING_NAME, TrainingSetup
 from lpd.weights import find_config, load_state_dict_file, load_strictly, save_pretrained
 
-# How often the processes ask each other whether one was told to stop. Asking waits for the device.
+# How often the processes ask each other whether one was told to stop.
 _STOP_CHECK_STEPS = 8
 # A second Ctrl-C this long after the first is meant; one before may be the first, passed on twice.
 _IMPATIENCE_SECONDS = 2.0
@@ -52,21 +56,23 @@ class Trainer:
         self.source = setup.source
         self.total_steps = setup.lr_schedule.total_steps
         self.model = self._make_model(setup.model_config)
-        self.optimizer = make_optimizer(self.model, self.config.weight_decay)
+        self.parallel_model = STRATEGIES[self.config.parallel](self.model, world)
+        # Of the parallel model: a strategy may have put other parameters in place of the model's.
+        self.optimizer = make_optimizer(self.parallel_model, self.config.weight_decay)
+        self.parts: dict[str, Stateful] = {
+            "model": ModelState(self.parallel_model),
+            "optimizer": OptimizerState(self.parallel_model, self.optimizer),
+        }
         self.attention = {
-            sizes: training_attention(Visibility.of_group_sizes(sizes, world.device))
+            sizes: training_attention(
+                Visibility.of_group_sizes(sizes, world.device, self.model.conditioning.num_rows)
+            )
             for sizes in setup.schedules
         }
         self.step = 0
         self.saved_step = -1
         self._resume()
-        self.parallel_model: nn.Module = self.model
-        if world.size > 1:
-            self.parallel_model = DistributedDataParallel(
-                self.model,
-                device_ids=[world.device] if world.device.type == "cuda" else None,
-                gradient_as_bucket_view=True,
-            )
+        self.guard = FiniteGuard(self.optimizer, world.device, self.step)
 
     def summary(self) -> str:
         """What is trained on what, in a few lines."""
@@ -86,6 +92,10 @@ class Trainer:
 
         Returns:
             Whether the training is complete; if not, its state was saved.
+
+        Raises:
+            InputError: a gradient was not finite; raised in all processes alike. Nothing of that
+                step or later ones was logged or saved, or changed the weights.
         """
         config, world = self.config, self.world
         self.parallel_model.train()
@@ -105,6 +115,7 @@ class Trainer:
                 self.step += 1
                 log.advance()
                 if self.step % config.log_freq == 0 or self.step in {1, self.total_steps}:
+                    self.guard.check(world)
                     metrics = {
                         "loss": world.mean(loss).item(),
                         "grad_norm": grad_norm.item(),
@@ -122,14 +133,10 @@ class Trainer:
         return True
 
     def train_step(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One optimizer step.
+        """One optimizer step. The host does not wait for the device.
 
         Returns:
             This process's loss and the norm of the averaged gradient, on the device.
-
-        Raises:
-            FloatingPointError: the gradient is not finite; raised in all processes alike, before
-                the weights change.
         """
         config, device = self.config, self.world.device
         # Dropout alone reads torch's global generator.
@@ -139,17 +146,15 @@ class Trainer:
         with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
             loss = self._loss(batch, self.attention[batch.group_sizes])
         loss.backward()
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
-        if not torch.isfinite(grad_norm):
-            raise FloatingPointError(
-                f"the gradient is not finite at step {self.step} (loss {loss.item()}); "
-                "lower the learning rate, and go on from the last checkpoint"
-            )
+        grad_norm = nn.utils.clip_grad_norm_(self.parallel_model.parameters(), config.grad_clip)
+        self.guard.watch(loss, grad_norm)
         self.optimizer.step()
         return loss.detach(), grad_norm
 
     def _loss(self, batch: Batch, attend: Attend) -> Tensor:
-        logits = self.parallel_model(batch.tokens, batch.labels, batch.orders, attend)  # (B, N, V)
+        logits = self.parallel_model(
+            batch.tokens, batch.condition, batch.orders, attend
+        )  # (B, N, V)
         targets = batch.tokens.gather(1, batch.orders)  # (B, N)
         return cross_entropy(logits.flatten(0, 1).float(), targets.flatten())
 
@@ -172,8 +177,8 @@ class Trainer:
         if checkpoint is None:
             return
         progress = read_progress(checkpoint, self.world)
-        self.setup.check_fingerprint(progress.fingerprint, checkpoint)
-        load_checkpoint(checkpoint, self.model, self.optimizer, self.world)
+        self.setup.check_origin(progress.fingerprint, checkpoint)
+        load_checkpoint(checkpoint, self.parts, self.world)
         self.step = self.saved_step = progress.step
 
     def _is_save_step(self) -> bool:
@@ -186,10 +191,9 @@ class Trainer:
     def _save(self) -> None:
         if self.saved_step == self.step:
             return
-        progress = Progress(self.step, self.setup.fingerprint())
-        last = save_checkpoint(
-            self.setup.checkpoints, progress, self.parallel_model, self.optimizer, self.world
-        )
+        self.guard.check(self.world)
+        progress = Progress(self.step, self.setup.origin.plain())
+        last = save_checkpoint(self.setup.checkpoints, progress, self.parts, self.world)
         if self.world.is_main:
             kept_every = self.config.save_intermediate_freq * self.source.steps_per_epoch
             keep = {
@@ -200,14 +204,19 @@ class Trainer:
         self.saved_step = self.step
 
     def _export(self) -> None:
+        whole = StateDictOptions(full_state_dict=True, cpu_offload=True)  # on rank 0 alone
+        state = get_model_state_dict(self.parallel_model, options=whole)
         if self.world.is_main:
             folder = self.setup.exported_model
+            with torch.device("meta"):
+                model = LPD(self.model.config)
+            model.load_state_dict(state, assign=True)
             # The weights come last: with them the folder is complete.
             write_json(
                 folder / TRAINING_NAME,
-                {"steps": self.step, "fingerprint": self.setup.fingerprint()},
+                {"steps": self.step, "fingerprint": self.setup.origin.plain()},
             )
-            save_pretrained(folder, self.model, self.model.config)
+            save_pretrained(folder, model, model.config)
         self.world.barrier()
 
 
