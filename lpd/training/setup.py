@@ -7,6 +7,7 @@ from typing import Any
 
 from lpd import options
 from lpd.data.code_cache import CodeCache
+from lpd.data.published_cache import open_cache
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.files import read_json, sha256_of_file
@@ -42,7 +43,7 @@ class TrainingSetup:
         """
         self.config = config
         self.world = world
-        self.cache = CodeCache.open(config.cached_path)
+        self.cache = open_cache(config.cached_path)
         self.model_config = model_config(config, self.cache)
         if config.vqgan_path is not None:
             self.cache.check(tokenizer_sha256=sha256_of_file(weights_file(config.vqgan_path)))
