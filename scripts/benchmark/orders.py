@@ -17,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from machine import processor
 
 from lpd import cli
 from lpd.errors import InputError
@@ -26,6 +25,7 @@ from lpd.orders.locality import LocalityConfig, draw_priorities
 from lpd.orders.locality_scalar import locality_aware_order
 from lpd.orders.plan import OrderConfig
 from lpd.orders.workers import make_orders
+from scripts.benchmark.machine import processor
 
 STRIDE = 16
 SEED = 0

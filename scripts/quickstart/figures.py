@@ -5,8 +5,9 @@ Colours are told apart by colour-blind readers too: the Okabe-Ito set for orders
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -52,7 +53,8 @@ _MARKERS = {
     "zipar_2": "v",
 }
 _UNKNOWN = 96  # grey level of a cell that is not decoded yet
-_STYLE = {
+# matplotlib's type for the names of settings is younger than its oldest version we work with.
+_STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -77,7 +79,7 @@ def montage(rows: Sequence[Pixels], scale: int) -> Image.Image:
     return Image.fromarray(canvas).resize(size, Image.Resampling.BICUBIC)
 
 
-def samples_by_class(blocks: dict[str, Sequence[Pixels]]) -> Figure:
+def samples_by_class(blocks: Mapping[str, Sequence[Pixels]]) -> Figure:
     """Named blocks of images, a column per class.
 
     Args:

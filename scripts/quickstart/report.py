@@ -12,21 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import figures
 import numpy as np
 import numpy.typing as npt
 import torch
-from stages import (
-    ACTIVATE_COMMAND,
-    ORDERS,
-    OTHER_ORDERS,
-    SETUP_NAME,
-    SHOWN_STEPS,
-    QuickstartConfig,
-    StageRecord,
-    make_stages,
-    read_record,
-)
 
 from lpd import cli
 from lpd.data.images import index_images, read_image
@@ -40,6 +28,9 @@ from lpd.orders.locality import LocalityConfig
 from lpd.orders.plan import OrderConfig, make_plan
 from lpd.tokenizer.vq_tokenizer import VQTokenizer, to_pixels
 from lpd.weights import find_config, load_state_dict_file
+from scripts.quickstart import figures
+from scripts.quickstart.run import COMPARED_ORDERS, OTHER_ORDERS, SHOWN_STEPS
+from scripts.quickstart.times import SETUP_NAME, StageTime, read_times
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 METRICS = {
@@ -86,7 +77,7 @@ class Quickstart:
         for content in contents:
             for order, by_steps in content["orders"].items():
                 numbers.setdefault(order, {}).update(by_steps)
-        self.orders = {order: numbers[order] for order in ORDERS}
+        self.orders = {order: numbers[order] for order in COMPARED_ORDERS}
         self.other_orders = {order: numbers[order] for order in OTHER_ORDERS}
         self.classifier = read_json(folder / "classifier" / "accuracy.json")
         self.tokenizer_training = read_json(folder / "tokenizer" / "training.json")
@@ -139,7 +130,7 @@ class Quickstart:
                 self.settings["seed"],
                 images,
             )
-            for order in ORDERS
+            for order in COMPARED_ORDERS
             if order != "lpd"
         }
         file = load_orders(self.folder / f"orders_lpd_{SHOWN_STEPS}.npz")
@@ -156,31 +147,26 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return f"<table>{''.join(lines)}</table>"
 
 
-def stage_records(folder: Path, started: float) -> dict[str, StageRecord]:
-    """What is known of all stages; the report's own time, under way, runs until now."""
-    stages = make_stages(QuickstartConfig(output_dir=folder))  # for their names alone
-    records = {
-        name: record
-        for name in (SETUP_NAME, *(stage.name for stage in stages))
-        if (record := read_record(folder, name)) is not None
-    }
-    if "report" in records:
+def stage_times(folder: Path, started: float) -> dict[str, StageTime]:
+    """What the stages took; the report itself, under way, has taken the time until now."""
+    times = read_times(folder)
+    if "report" in times and not times["report"].complete:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        records["report"] = replace(
-            records["report"],
-            seconds=records["report"].seconds + time.perf_counter() - started,
-            peak_memory_mib=max(records["report"].peak_memory_mib, memory),
+        times["report"] = replace(
+            times["report"],
+            seconds=times["report"].seconds + time.perf_counter() - started,
+            peak_memory_mib=max(times["report"].peak_memory_mib, memory),
         )
-    return records
+    return times
 
 
-def command_lines(records: dict[str, StageRecord]) -> str:
+def command_lines(times: dict[str, StageTime]) -> str:
     """What a user would type for the same; the environment is entered once it is there."""
     lines = []
-    for name, record in records.items():
-        lines.append(shlex.join(record.command))
+    for name, each in times.items():
+        lines.append(shlex.join(each.command))
         if name == SETUP_NAME:
-            lines.append(shlex.join(ACTIVATE_COMMAND))
+            lines.append("source .venv/bin/activate")
     return "\n".join(lines)
 
 
@@ -206,7 +192,7 @@ def make_pictures(quickstart: Quickstart) -> dict[str, bytes]:
     """All pictures of the report: PNG files by name, and the animation, a GIF."""
     grid, num_classes = quickstart.model.grid, quickstart.model.num_classes
     passes, real = quickstart.passes(), quickstart.real(2)
-    generated = {order: quickstart.generated(order, 4 * num_classes) for order in ORDERS}
+    generated = {order: quickstart.generated(order, 4 * num_classes) for order in COMPARED_ORDERS}
     blocks = {
         "real": real,
         "reconstructed": quickstart.reconstructed(real),
@@ -259,7 +245,7 @@ def page_texts(quickstart: Quickstart) -> dict[str, str]:
         ),
         "num_codes": str(num_codes),
         "grid": grid,
-        "animation_rows": ", ".join(figures.ORDER_NAMES[order] for order in ORDERS),
+        "animation_rows": ", ".join(figures.ORDER_NAMES[order] for order in COMPARED_ORDERS),
         "shown_steps": str(SHOWN_STEPS),
         "quality_caption": (
             f"{shown['num_images']} images per point, classifier-free guidance "
@@ -284,7 +270,7 @@ def write_report(config: ReportConfig) -> None:
     started = time.perf_counter()
     quickstart = Quickstart(config.output_dir)
     pictures = make_pictures(quickstart)
-    records = stage_records(config.output_dir, started)
+    times = stage_times(config.output_dir, started)
     values = {
         **page_texts(quickstart),
         **{
@@ -293,9 +279,9 @@ def write_report(config: ReportConfig) -> None:
         },
         "stage_table": table(
             ["stage", "seconds", "peak memory, MiB"],
-            [[name, f"{each.seconds:.1f}", each.memory_text] for name, each in records.items()],
+            [[name, f"{each.seconds:.1f}", each.memory_text] for name, each in times.items()],
         ),
-        "commands": html.escape(command_lines(records)),
+        "commands": html.escape(command_lines(times)),
     }
     page = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(values)
     figures.write_bytes(config.output_dir / "samples.png", pictures["samples"])
@@ -310,8 +296,8 @@ def write_report(config: ReportConfig) -> None:
             "classifier_accuracy_on_real_digits": quickstart.classifier["accuracy"],
             "tokenizer_psnr": quickstart.tokenizer_training["psnr"],
             "tokenizer_codebook_usage": quickstart.tokenizer_training["codebook_usage"],
-            "seconds": {name: record.seconds for name, record in records.items()},
-            "peak_memory_mib": {name: r.peak_memory_mib for name, r in records.items()},
+            "seconds": {name: each.seconds for name, each in times.items()},
+            "peak_memory_mib": {name: each.peak_memory_mib for name, each in times.items()},
         },
     )
     print(f"report: {config.output_dir / 'report.html'}")
