@@ -10,7 +10,7 @@ differences; beyond tolerance the exit code is 1.
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -277,6 +277,7 @@ def compare(path: Path, device: torch.device) -> list[Comparison]:
         InputError: the file is none of the known forms.
     """
     file = read(path)
+    comparisons: Callable[[ParityFile, torch.device], Iterator[Comparison]]
     if "group_sizes" in file.meta:
         comparisons = compare_lpd
     elif "codebook_size" in file.meta:

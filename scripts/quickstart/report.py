@@ -25,9 +25,10 @@ from lpd.files import read_json, write_json
 from lpd.models.lpd import LPDConfig
 from lpd.orders.files import load_orders
 from lpd.orders.locality import LocalityConfig
-from lpd.orders.plan import OrderConfig, make_plan
+from lpd.orders.registry import OrderConfig, find_order, make_plan
 from lpd.tokenizer.vq_tokenizer import VQTokenizer, to_pixels
 from lpd.weights import find_config, load_state_dict_file
+from scripts.order_figures.drawing import pass_maps
 from scripts.quickstart import figures
 from scripts.quickstart.run import COMPARED_ORDERS, OTHER_ORDERS, SHOWN_STEPS
 from scripts.quickstart.times import SETUP_NAME, StageTime, read_times
@@ -175,7 +176,7 @@ def quality_table(orders: dict[str, dict[str, Any]]) -> str:
     header = ["order", "passes", "FID", "inception score", "class accuracy", "ms per image"]
     rows = [
         [
-            figures.ORDER_NAMES[order],
+            find_order(order).label,
             steps,
             f"{numbers['fid']:.2f}",
             f"{numbers['inception_score']:.2f}",
@@ -215,7 +216,7 @@ def make_pictures(quickstart: Quickstart) -> dict[str, bytes]:
     return {
         "animation": figures.animation_bytes(frames),
         "samples": figures.figure_bytes(figures.samples_by_class(blocks)),
-        "maps": figures.figure_bytes(figures.pass_maps(passes, grid)),
+        "maps": figures.figure_bytes(pass_maps(passes, grid)),
         "quality": figures.figure_bytes(
             figures.quality_curves(quickstart.orders, quickstart.other_orders, METRICS)
         ),
@@ -245,7 +246,7 @@ def page_texts(quickstart: Quickstart) -> dict[str, str]:
         ),
         "num_codes": str(num_codes),
         "grid": grid,
-        "animation_rows": ", ".join(figures.ORDER_NAMES[order] for order in COMPARED_ORDERS),
+        "animation_rows": ", ".join(find_order(order).label for order in COMPARED_ORDERS),
         "shown_steps": str(SHOWN_STEPS),
         "quality_caption": (
             f"{shown['num_images']} images per point, classifier-free guidance "

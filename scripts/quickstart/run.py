@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from lpd import cli
 from lpd.errors import InputError
+from lpd.orders.registry import examples
 from scripts.quickstart.times import SETUP_NAME, StageTime, read_times, write_times
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,9 +27,10 @@ ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 
 SHOWN_STEPS = 16  # the number of passes whose orders are pre-generated and drawn
+GRID = (8, 8)  # of codes
 COMPARED_ORDERS = ("raster", "random", "lpd")  # at several numbers of passes
-# At one number of passes each: Halton at SHOWN_STEPS, the others at their own.
-OTHER_ORDERS = ("halton", "par_4x", "par_16x", "nar", "zipar_2")
+# At one number of passes each: their own, or else SHOWN_STEPS.
+OTHER_ORDERS = tuple(name for name in examples(GRID) if name not in COMPARED_ORDERS)
 
 
 @dataclass(frozen=True, kw_only=True)

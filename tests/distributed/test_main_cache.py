@@ -23,6 +23,8 @@ from PIL import Image
 
 from lpd.data import code_cache
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 NUM_IMAGES = 18
 SHARDS = ["codes_00000.npy", "codes_00001.npy", "codes_00002.npy", "codes_00003.npy"]

@@ -12,6 +12,8 @@ import torch
 
 from lpd.pretrained import load_model
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -158,6 +158,7 @@ def test_cache(dry_run: Callable[..., DryRun]) -> None:
         assert config["img_size"] == pixels
 
 
+@pytest.mark.slow
 def test_flags_and_environment_win() -> None:
     # With the real Python.
     script = published("train", "lpd_l_256")

@@ -40,6 +40,7 @@ def run_main(monkeypatch):
     signal.signal(signal.SIGTERM, handler)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(flags, run_main, tmp_path):
     run_main(*flags, "--output_dir", tmp_path / "one")
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
