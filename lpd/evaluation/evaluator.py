@@ -172,7 +172,7 @@ class _Evaluation:
             chunks = [Chunk.load(task.path) for task in self._tasks(setting)]
             self._write_grid(setting, chunks[0])
             same_classes = self.extractor.num_classes == self.generator.num_classes
-            result = compute_result(setting, chunks, reference, accuracy=same_classes)
+            result = compute_result(setting, chunks, reference, logits_are_classes=same_classes)
             report.write_result(self._folder(setting), result)
         self.world.barrier()
         if self.config.measure_speed and self.world.is_main:
@@ -241,7 +241,7 @@ def make_chunks(generator: ImageGenerator, tasks: list[Task], world: World) -> N
 
 
 def compute_result(
-    setting: Setting, chunks: list[Chunk], reference: Reference, *, accuracy: bool
+    setting: Setting, chunks: list[Chunk], reference: Reference, *, logits_are_classes: bool
 ) -> SettingResult:
     """Compute a setting's numbers from its chunks, which are in the order of their images.
 
@@ -249,32 +249,21 @@ def compute_result(
         setting: what was generated.
         chunks: all of it.
         reference: what it is compared with.
-        accuracy: whether the logits stand for the run's classes.
+        logits_are_classes: whether the chunks' logits stand for the run's classes.
     """
-    features = np.concatenate([chunk.features for chunk in chunks])  # (n, D)
-    logits = np.concatenate([chunk.logits for chunk in chunks])  # (n, C)
-    labels = np.concatenate([chunk.labels for chunk in chunks])  # (n,)
-    score = neighbours = fid = None
-    if len(logits) >= metrics.INCEPTION_SCORE_SPLITS:
-        score = metrics.inception_score(logits)
-    if reference.statistics is not None:
-        fid = metrics.frechet_distance(reference.statistics, metrics.gaussian_statistics(features))
-    if reference.features is not None:
-        fewest = min(len(features), len(reference.features))
-        if fewest > metrics.NEIGHBOURHOOD:
-            neighbours = metrics.precision_recall(features, reference.features)
+    samples = metrics.Samples(
+        features=np.concatenate([chunk.features for chunk in chunks]),  # (n, D)
+        logits=np.concatenate([chunk.logits for chunk in chunks]),  # (n, C)
+        labels=np.concatenate([chunk.labels for chunk in chunks]),  # (n,)
+        logits_are_classes=logits_are_classes,
+    )
     return SettingResult(
         order=setting.order.kind,
         generation_steps=len(setting.group_sizes),
         group_sizes=setting.group_sizes,
-        num_images=len(features),
-        fid=fid,
-        inception_score=score.mean if score else None,
-        inception_score_std=score.std if score else None,
-        class_accuracy=metrics.class_accuracy(logits, labels) if accuracy else None,
-        precision=neighbours.precision if neighbours else None,
-        recall=neighbours.recall if neighbours else None,
-        seconds_per_image=sum(chunk.seconds for chunk in chunks) / len(features),
+        num_images=len(samples),
+        metrics=metrics.compute_metrics(samples, reference),
+        seconds_per_image=sum(chunk.seconds for chunk in chunks) / len(samples),
     )
 
 

@@ -9,18 +9,14 @@ import torch
 from PIL import Image
 
 from lpd.distributed import World
-from lpd.evaluation import evaluator
+from lpd.evaluation import evaluator, metrics
 from lpd.evaluation.config import EvalConfig
 from lpd.evaluation.evaluator import run_evaluation
 from lpd.evaluation.features import Classifier, ClassifierConfig
 from lpd.evaluation.generate import Chunk, ImageGenerator
-from lpd.evaluation.metrics import (
-    frechet_distance,
-    gaussian_statistics,
-    inception_score,
-    precision_recall,
-)
+from lpd.evaluation.metrics import frechet_distance, inception_score, precision_recall
 from lpd.evaluation.reference import read_statistics
+from lpd.evaluation.statistics import gaussian_statistics
 from lpd.orders.files import save_orders
 from lpd.orders.group_sizes import make_group_sizes
 from lpd.orders.plan import OrderConfig, make_plan
@@ -30,10 +26,7 @@ from lpd.weights import save_pretrained
 
 def without_times(results):
     timed = ("seconds_per_image", "latency_seconds", "images_per_second")
-    return [
-        {k: v for k, v in dataclasses.asdict(result).items() if k not in timed}
-        for result in results
-    ]
+    return [{k: v for k, v in result.flat().items() if k not in timed} for result in results]
 
 
 def chunk_files(config):
@@ -68,21 +61,23 @@ class TestNumbers:
             assert [len(chunk) for chunk in chunks] == [10, 10, 4]
             features = np.concatenate([chunk.features for chunk in chunks])
             logits = np.concatenate([chunk.logits for chunk in chunks])
-            assert result.fid == frechet_distance(
+            assert result.metrics["fid"] == frechet_distance(
                 reference.statistics, gaussian_statistics(features)
             )
-            assert result.inception_score == inception_score(logits).mean
-            assert result.class_accuracy == np.mean(logits.argmax(1) == np.arange(24) % 3)
-            assert result.recall == precision_recall(features, reference.features).recall
+            assert result.metrics["inception_score"] == inception_score(logits).mean
+            assert result.metrics["class_accuracy"] == np.mean(
+                logits.argmax(1) == np.arange(24) % 3
+            )
+            assert result.metrics["recall"] == precision_recall(features, reference.features).recall
             assert result.num_images == 24
             assert result.group_sizes == make_group_sizes(16, result.generation_steps)
             with Image.open(folder / "samples.png") as grid:
                 assert grid.size == (3 * 18 + 2, 4 * 18 + 2)  # 10 images in 3 columns
         written = json.loads((config.output_dir / "results.json").read_text())
-        assert written["orders"]["lpd"]["4"]["fid"] == results[1].fid
+        assert written["orders"]["lpd"]["4"]["fid"] == results[1].metrics["fid"]
         assert written["settings"]["cfg"] == 1.5
         printed = capsys.readouterr().out
-        assert f"{results[0].fid:.3f}" in printed
+        assert f"{results[0].metrics['fid']:.3f}" in printed
         assert "accuracy" in printed
 
     def test_of_orders_with_their_own_passes_stand_beside_the_others(self, make_config):
@@ -97,7 +92,7 @@ class TestNumbers:
         assert results[2].group_sizes == (1, 2, 3, 4, 3, 2, 1)
         assert results[3].group_sizes == (1, 1, 1, 1, 4, 4, 4)
         written = json.loads((config.output_dir / "results.json").read_text())
-        assert written["orders"]["zipar_2"]["10"]["fid"] == results[4].fid
+        assert written["orders"]["zipar_2"]["10"]["fid"] == results[4].metrics["fid"]
         # The same uniforms in another order: other images.
         codes = {
             folder.name: Chunk.load(folder / "chunks" / "chunk_00000.npz").codes.tobytes()
@@ -116,8 +111,10 @@ class TestNumbers:
     def test_without_a_reference_are_left_empty_and_it_is_said_once(self, make_config, capsys):
         config = make_config(reference=None)
         results = run_evaluation(config, World())
-        assert {(r.fid, r.precision, r.recall) for r in results} == {(None, None, None)}
-        assert all(r.inception_score is not None for r in results)
+        assert {tuple(map(r.metrics.get, ("fid", "precision", "recall"))) for r in results} == {
+            (None, None, None)
+        }
+        assert all(r.metrics["inception_score"] is not None for r in results)
         written = json.loads((config.output_dir / "results.json").read_text())
         assert written["orders"]["lpd"]["4"]["fid"] is None
         assert capsys.readouterr().out.count("no --reference") == 1
@@ -133,14 +130,43 @@ class TestNumbers:
             ),
             World(),
         )
-        assert result.class_accuracy is None
-        assert result.fid is not None
+        assert result.metrics["class_accuracy"] is None
+        assert result.metrics["fid"] is not None
+
+    def test_of_one_more_entry_show_up_everywhere(self, make_config, monkeypatch, capsys):
+        """A new metric is one entry: files and the table follow."""
+
+        def spread(samples, reference):
+            return float(samples.features.std()), float(len(reference.features)), None
+
+        toy = metrics.Metric(
+            numbers=tuple(
+                metrics.Number(key=key, heading=heading, format="{:.3e}")
+                for key, heading in (("spread", "toy spread"), ("seen", "seen"), ("nothing", "nil"))
+            ),
+            compute=spread,
+        )
+        monkeypatch.setattr(metrics, "METRICS", (*metrics.METRICS, toy))
+        config = make_config(order=("raster",), generation_steps=(4,))
+        (result,) = run_evaluation(config, World())
+        chunks = sorted((config.output_dir / "raster_4" / "chunks").iterdir())
+        expected = np.concatenate([Chunk.load(path).features for path in chunks]).std()
+        assert result.metrics["spread"] == pytest.approx(float(expected))
+        values = json.loads((config.output_dir / "raster_4" / "metrics.json").read_text())
+        collected = json.loads((config.output_dir / "results.json").read_text())
+        for found in (values, collected["orders"]["raster"]["4"]):
+            assert found["spread"] == result.metrics["spread"]
+            assert (found["seen"], found["nothing"]) == (24, None)
+        heading, row = capsys.readouterr().out.splitlines()[:2]
+        assert "toy spread" in heading
+        assert "nil" not in heading  # no setting has it
+        assert f"{result.metrics['spread']:.3e}" in row
 
     def test_of_too_few_images_are_left_empty(self, make_config):
         config = make_config(num_images=3, order=("raster",), generation_steps=(4,))
         (result,) = run_evaluation(config, World())
-        assert result.inception_score is result.precision is None
-        assert result.fid is not None
+        assert result.metrics["inception_score"] is result.metrics["precision"] is None
+        assert result.metrics["fid"] is not None
 
     def test_of_speed_are_measured_on_demand_and_once(self, make_config, monkeypatch):
         config = make_config(order=("raster",), generation_steps=(4,))
@@ -218,7 +244,7 @@ class TestResume:
         with pytest.raises(ValueError, match=r"1\.png"):
             run_evaluation(config, World())
         Image.new("RGB", (16, 16)).save(folder / "1.png")
-        assert run_evaluation(config, World())[0].fid is not None
+        assert run_evaluation(config, World())[0].metrics["fid"] is not None
 
     def test_a_sweep_grows_in_the_same_folder(self, make_config, count_generated):
         run_evaluation(make_config(order=("raster",), generation_steps=(4,)), World())

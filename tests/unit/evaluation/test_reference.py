@@ -7,13 +7,13 @@ from PIL import Image
 
 from lpd.distributed import World
 from lpd.evaluation.features import load_feature_extractor
-from lpd.evaluation.metrics import gaussian_statistics
 from lpd.evaluation.reference import (
     load_reference,
     open_reference,
     read_statistics,
     write_statistics,
 )
+from lpd.evaluation.statistics import gaussian_statistics
 
 CPU = torch.device("cpu")
 
