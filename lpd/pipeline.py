@@ -18,7 +18,7 @@ from lpd.models.loading import load_model
 from lpd.models.lpd import LPD
 from lpd.orders.group_sizes import make_group_sizes
 from lpd.orders.locality import LocalityConfig
-from lpd.orders.plan import OrderConfig, make_plan, own_group_sizes
+from lpd.orders.registry import OrderConfig, make_plan, own_group_sizes
 from lpd.randomness import token_uniforms
 from lpd.sampling.generate import Sampler, SamplingConfig
 from lpd.tokenizer.vq_tokenizer import VQTokenizer, to_pixels

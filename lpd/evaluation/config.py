@@ -7,7 +7,7 @@ from lpd.errors import InputError
 from lpd.evaluation.features import INCEPTION
 from lpd.orders.group_sizes import check_shape
 from lpd.orders.locality import LocalityConfig
-from lpd.orders.plan import FREE_KINDS, OrderConfig
+from lpd.orders.registry import OrderConfig, free_order_names
 from lpd.randomness import check_seed
 from lpd.sampling.generate import SamplingConfig
 
@@ -101,10 +101,10 @@ class EvalConfig:
         self.sampling()
         for kind in self.order:
             OrderConfig(kind=kind, locality=self.locality())
-        if self.group_sizes is not None and not set(self.order) & set(FREE_KINDS):
+        if self.group_sizes is not None and not set(self.order) & set(free_order_names()):
             raise InputError(
                 f"group_sizes {self.group_sizes} is for orders without passes of their own "
-                f"({', '.join(FREE_KINDS)}), but the orders are {', '.join(self.order)}; "
+                f"({', '.join(free_order_names())}), but the orders are {', '.join(self.order)}; "
                 "leave group_sizes out"
             )
 

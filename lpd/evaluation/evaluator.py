@@ -28,8 +28,8 @@ from lpd.files import read_json, sha256_of_file, write_json
 from lpd.models.loading import cast_linears, load_model
 from lpd.orders.files import load_orders
 from lpd.orders.group_sizes import GroupSizes, make_group_sizes, parse_group_sizes
-from lpd.orders.locality import Grid
-from lpd.orders.plan import OrderConfig, own_group_sizes
+from lpd.orders.plan import Grid
+from lpd.orders.registry import OrderConfig, own_group_sizes
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.weights import weights_file
 

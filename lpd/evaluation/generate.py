@@ -28,7 +28,8 @@ from lpd.files import atomic_path
 from lpd.models.lpd import LPD
 from lpd.orders.files import OrderFile
 from lpd.orders.group_sizes import GroupSizes
-from lpd.orders.plan import DecodePlan, OrderConfig, make_plan
+from lpd.orders.plan import DecodePlan
+from lpd.orders.registry import OrderConfig, make_plan
 from lpd.randomness import token_uniforms
 from lpd.sampling.generate import Sampler, SamplingConfig
 from lpd.tokenizer.vq_tokenizer import VQTokenizer, to_pixels

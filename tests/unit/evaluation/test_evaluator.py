@@ -19,7 +19,8 @@ from lpd.evaluation.reference import read_statistics
 from lpd.evaluation.statistics import gaussian_statistics
 from lpd.orders.files import save_orders
 from lpd.orders.group_sizes import make_group_sizes
-from lpd.orders.plan import OrderConfig, make_plan
+from lpd.orders.locality import LocalityConfig
+from lpd.orders.registry import OrderConfig, make_plan
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
 from lpd.weights import save_pretrained
 
@@ -342,7 +343,7 @@ class TestRefusedBeforeAnyWork:
             sizes = make_group_sizes(grid[0] * grid[1], steps)
             plan = make_plan(OrderConfig(), grid, sizes, 0, np.arange(3))
             save_orders(
-                path, plan.orders, plan.group_sizes, kind="lpd", seed=0, thresholds=(1.0, 2.0)
+                path, plan.orders, plan.group_sizes, kind="lpd", seed=0, locality=LocalityConfig()
             )
 
         save((8, 8), 8)

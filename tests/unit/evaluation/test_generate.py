@@ -9,7 +9,8 @@ from lpd.evaluation.evaluator import make_chunks
 from lpd.evaluation.generate import Chunk, Setting, batches, chunk_tasks
 from lpd.orders.files import load_orders, save_orders
 from lpd.orders.group_sizes import make_group_sizes
-from lpd.orders.plan import OrderConfig, make_plan
+from lpd.orders.locality import LocalityConfig
+from lpd.orders.registry import OrderConfig, make_plan
 from lpd.randomness import token_uniforms
 from lpd.sampling.generate import Sampler, SamplingConfig
 from lpd.tokenizer.vq_tokenizer import to_pixels
@@ -100,7 +101,9 @@ def test_order_files_give_row_i_modulo_their_length(make_generator, tmp_path):
     indices = np.arange(4)
     plan = make_plan(OrderConfig(kind="random"), (4, 4), SETTING.group_sizes, 9, indices)
     path = tmp_path / "orders.npz"
-    save_orders(path, plan.orders, plan.group_sizes, kind="random", seed=9, thresholds=(1.0, 2.0))
+    save_orders(
+        path, plan.orders, plan.group_sizes, kind="random", seed=9, locality=LocalityConfig()
+    )
     setting = Setting(
         order=OrderConfig(kind="lpd"),
         group_sizes=SETTING.group_sizes,
@@ -113,7 +116,12 @@ def test_order_files_give_row_i_modulo_their_length(make_generator, tmp_path):
     # Rows that (seed, image) would have given anyway: the same images.
     same_seed = make_plan(OrderConfig(kind="random"), (4, 4), SETTING.group_sizes, 3, np.arange(17))
     save_orders(
-        path, same_seed.orders, same_seed.group_sizes, kind="random", seed=3, thresholds=(1.0, 2.0)
+        path,
+        same_seed.orders,
+        same_seed.group_sizes,
+        kind="random",
+        seed=3,
+        locality=LocalityConfig(),
     )
     from_file = Setting(
         order=OrderConfig(kind="lpd"),
