@@ -9,7 +9,7 @@ from lpd.orders.group_sizes import check_shape
 from lpd.orders.locality import LocalityConfig
 from lpd.orders.registry import OrderConfig, free_order_names
 from lpd.randomness import check_seed
-from lpd.sampling.generate import SamplingConfig
+from lpd.sampling.config import SamplingConfig
 
 
 @dataclass(frozen=True, kw_only=True)

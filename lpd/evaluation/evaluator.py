@@ -25,11 +25,12 @@ from lpd.evaluation.reference import Reference, ReferenceSource, load_reference,
 from lpd.evaluation.report import SettingResult
 from lpd.evaluation.speed import measure_speed
 from lpd.files import read_json, sha256_of_file, write_json
-from lpd.models.loading import cast_linears, load_model
+from lpd.generation import cast_linears
 from lpd.orders.files import load_orders
 from lpd.orders.group_sizes import GroupSizes, make_group_sizes, parse_group_sizes
 from lpd.orders.plan import Grid
 from lpd.orders.registry import OrderConfig, own_group_sizes
+from lpd.pretrained import load_model
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.weights import weights_file
 
@@ -286,9 +287,7 @@ def make_settings(config: EvalConfig, grid: Grid) -> list[Setting]:
     for setting in settings:
         if setting.order_file is not None:  # a plan of no images still checks what fits what
             setting.order_file.plan(setting.group_sizes, np.empty(0, dtype=np.int64))
-            setting.order_file.check_origin(
-                setting.order.kind, (config.proximity_threshold, config.repulsion_threshold)
-            )
+            setting.order_file.check_kind(setting.order.kind, config.locality())
     return settings
 
 

@@ -31,7 +31,8 @@ from lpd.orders.group_sizes import GroupSizes
 from lpd.orders.plan import DecodePlan
 from lpd.orders.registry import OrderConfig, make_plan
 from lpd.randomness import token_uniforms
-from lpd.sampling.generate import Sampler, SamplingConfig
+from lpd.sampling.config import SamplingConfig
+from lpd.sampling.sampler import Sampler
 from lpd.tokenizer.vq_tokenizer import VQTokenizer, to_pixels
 
 

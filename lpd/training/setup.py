@@ -10,9 +10,9 @@ from lpd.data.code_cache import CodeCache
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.files import read_json, sha256_of_file
-from lpd.models.loading import config_of_preset
 from lpd.models.lpd import LPDConfig
 from lpd.orders.group_sizes import load_group_sizes_list, training_group_sizes
+from lpd.pretrained import config_of_preset
 from lpd.training.batch import BatchSource
 from lpd.training.config import TrainConfig
 from lpd.weights import WEIGHTS_NAME, weights_file

@@ -13,9 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lpd.files import write_json
 from lpd.models.layers import Attend
-from lpd.models.loading import fit_pos_embed
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.models.visibility import Visibility, training_attention
+from lpd.pretrained import fit_pos_embed
 from lpd.randomness import Stream, torch_seed
 from lpd.training.batch import Batch, Prefetcher
 from lpd.training.checkpoint import (

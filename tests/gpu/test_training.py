@@ -10,8 +10,8 @@ import torch
 from torch._dynamo.utils import counters
 
 from lpd.distributed import World
-from lpd.models.loading import load_model
 from lpd.models.lpd import PRESETS
+from lpd.pretrained import load_model
 from lpd.training.config import TrainConfig
 from lpd.training.setup import TrainingSetup
 from lpd.training.trainer import Trainer

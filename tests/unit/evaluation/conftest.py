@@ -13,7 +13,7 @@ from lpd.evaluation.config import EvalConfig
 from lpd.evaluation.features import Classifier, ClassifierConfig, load_feature_extractor
 from lpd.evaluation.generate import ImageGenerator
 from lpd.models.lpd import LPD
-from lpd.sampling.generate import SamplingConfig
+from lpd.sampling.config import SamplingConfig
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
 from lpd.weights import save_pretrained

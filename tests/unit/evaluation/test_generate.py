@@ -12,7 +12,8 @@ from lpd.orders.group_sizes import make_group_sizes
 from lpd.orders.locality import LocalityConfig
 from lpd.orders.registry import OrderConfig, make_plan
 from lpd.randomness import token_uniforms
-from lpd.sampling.generate import Sampler, SamplingConfig
+from lpd.sampling.config import SamplingConfig
+from lpd.sampling.sampler import Sampler
 from lpd.tokenizer.vq_tokenizer import to_pixels
 
 NUM_IMAGES = 17

@@ -4,7 +4,7 @@ import pytest
 
 from lpd.evaluation.generate import Setting
 from lpd.evaluation.speed import measure_speed
-from lpd.orders.plan import OrderConfig
+from lpd.orders.registry import OrderConfig
 
 SETTING = Setting(order=OrderConfig(kind="raster"), group_sizes=(4, 4, 4, 4))
 

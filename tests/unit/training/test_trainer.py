@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from lpd.distributed import World
-from lpd.models.loading import load_model
 from lpd.models.lpd import PRESETS
+from lpd.pretrained import load_model
 from lpd.training.config import TrainConfig
 from lpd.training.setup import TrainingSetup
 from lpd.training.trainer import Trainer

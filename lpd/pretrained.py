@@ -1,4 +1,4 @@
-"""Make a model from weights on disk or on the hub, and fit weights to another resolution."""
+"""Models from weights on disk or on the hub, and weights fitted to another resolution."""
 
 import math
 from collections.abc import Mapping
@@ -74,17 +74,6 @@ def load_model(
     model.to_empty(device=device)
     load_strictly(model, state, str(file))
     return model.eval().requires_grad_(False)
-
-
-def cast_linears(model: LPD, dtype: torch.dtype) -> None:
-    """Keep the weights of the linear layers in the dtype that autocast computes them in.
-
-    Autocast casts weights without gradients anew in every pass; this gives the same numbers and
-    casts once.
-    """
-    for module in model.modules():
-        if isinstance(module, torch.nn.Linear):
-            module.to(dtype)
 
 
 def fit_pos_embed(state: Mapping[str, Tensor], config: LPDConfig) -> dict[str, Tensor]:

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from lpd.models.loading import PretrainedLPD, config_of_preset, fit_pos_embed, load_model
 from lpd.models.lpd import LPD, PRESETS, LPDConfig
+from lpd.pretrained import PretrainedLPD, config_of_preset, fit_pos_embed, load_model
 from lpd.weights import save_pretrained
 
 CPU = torch.device("cpu")
@@ -126,7 +126,7 @@ class TestHub:
             asked.append(repository)
             return str(tmp_path)
 
-        monkeypatch.setattr("lpd.models.loading.snapshot_download", stand_in)
+        monkeypatch.setattr("lpd.pretrained.snapshot_download", stand_in)
         loaded = PretrainedLPD.from_pretrained("mit-han-lab/lpd_t_256", preset="t")
         assert asked == ["mit-han-lab/lpd_t_256"]
         assert torch.equal(loaded.head.weight, published.head.weight)
