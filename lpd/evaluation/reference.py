@@ -183,11 +183,11 @@ def _compute_share(
     share = world.shard(source.num_images)
     moments = RunningMoments()
     kept: list[npt.NDArray[np.float32]] = []
-    rows = np.array_split(np.asarray(share), range(batch_size, len(share), batch_size))
+    rows = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
     with (
         reading(
             source.images,
-            [batch.tolist() for batch in rows],
+            rows,
             num_workers=min(num_workers, len(share) // _IMAGES_PER_WORKER),
         ) as loaded,
         tqdm(

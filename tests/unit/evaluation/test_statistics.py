@@ -12,7 +12,6 @@ from PIL import Image
 from lpd.data.transforms import normalize_
 from lpd.distributed import World
 from lpd.evaluation import statistics
-from lpd.evaluation.features import load_feature_extractor
 from lpd.evaluation.reference import load_reference, open_reference
 from lpd.evaluation.statistics import (
     GaussianStatistics,
@@ -32,11 +31,6 @@ def random_features(seed, num_samples, num_features, shift=0.0):
 
 
 BATCH = 4
-
-
-@pytest.fixture(scope="module")
-def extractor(run_folder):
-    return load_feature_extractor(str(run_folder / "classifier"), CPU)
 
 
 @pytest.fixture(scope="module")

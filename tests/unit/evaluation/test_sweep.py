@@ -9,14 +9,15 @@ import torch
 from PIL import Image
 
 from lpd.distributed import World
-from lpd.evaluation import evaluator, metrics
-from lpd.evaluation.config import EvalConfig
-from lpd.evaluation.evaluator import run_evaluation
+from lpd.evaluation import metrics, sweep
+from lpd.evaluation.chunks import Chunk, ChunkMaker
 from lpd.evaluation.features import Classifier, ClassifierConfig
-from lpd.evaluation.generate import Chunk, ImageGenerator
 from lpd.evaluation.metrics import frechet_distance, inception_score, precision_recall
 from lpd.evaluation.reference import read_statistics
 from lpd.evaluation.statistics import gaussian_statistics
+from lpd.evaluation.sweep import run_evaluation
+from lpd.generation import ImageGenerator
+from lpd.options import flatten
 from lpd.orders.files import save_orders
 from lpd.orders.group_sizes import make_group_sizes
 from lpd.orders.locality import LocalityConfig
@@ -40,9 +41,9 @@ def count_generated(monkeypatch):
     generated = []
     original = ImageGenerator.generate
 
-    def counting(self, plan, image_indices):
+    def counting(self, *args, image_indices, **kwargs):
         generated.extend(image_indices)
-        return original(self, plan, image_indices)
+        return original(self, *args, image_indices=image_indices, **kwargs)
 
     monkeypatch.setattr(ImageGenerator, "generate", counting)
     return generated
@@ -178,7 +179,7 @@ class TestNumbers:
         assert measured.latency_seconds > 0
         assert measured.images_per_second > 0
         assert measured.throughput_batch_size == 5
-        monkeypatch.setattr(evaluator, "measure_speed", lambda *args: pytest.fail("again"))
+        monkeypatch.setattr(sweep, "measure_speed", lambda *args, **kwargs: pytest.fail("again"))
         assert run_evaluation(config, World()) == [measured]
         assert without_times([dataclasses.replace(measured, throughput_batch_size=None)]) == (
             without_times([plain])
@@ -214,7 +215,7 @@ class TestResume:
         self, make_config, monkeypatch, count_generated
     ):
         config = make_config()
-        original = ImageGenerator.make_chunk
+        original = ChunkMaker.make
         made = []
 
         def interrupted(self, task, progress=lambda n: None):
@@ -224,7 +225,7 @@ class TestResume:
             return original(self, task, progress)
 
         with monkeypatch.context() as patch:
-            patch.setattr(ImageGenerator, "make_chunk", interrupted)
+            patch.setattr(ChunkMaker, "make", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 run_evaluation(config, World())
         there = chunk_files(config)
@@ -371,14 +372,13 @@ class TestRefusedBeforeAnyWork:
 
     def test_orders_of_another_kind_or_thresholds(self, make_config, tmp_path):
         path = tmp_path / "orders.npz"
-        for kind, thresholds, message in (
-            ("raster", (1.0, 2.0), "holds raster orders, not lpd ones"),
-            ("lpd", (1.0, 3.0), "repulsion threshold 3, not 1 and 2"),
+        for kind, repulsion, message in (
+            ("raster", 2.0, "kind was raster, now lpd"),
+            ("lpd", 3.0, r"repulsion_threshold was 3\.0, now 2\.0"),
         ):
             plan = make_plan(OrderConfig(kind=kind), (4, 4), (1, 15), 0, np.arange(4))
-            save_orders(
-                path, plan.orders, plan.group_sizes, kind=kind, seed=0, thresholds=thresholds
-            )
+            locality = LocalityConfig(repulsion_threshold=repulsion)
+            save_orders(path, plan.orders, plan.group_sizes, kind=kind, seed=0, locality=locality)
             self.refuse(
                 message, make_config, order=("lpd",), group_sizes="1,15", lpd_order_file=path
             )
@@ -408,5 +408,4 @@ def test_every_field_changes_the_settings_or_is_known_not_to(make_config, run_fo
     config = make_config(order=("raster",), generation_steps=(4,))
     run_evaluation(config, World())
     shared = json.loads((config.output_dir / "settings.json").read_text())
-    fields = {field.name for field in dataclasses.fields(EvalConfig)}
-    assert fields == known | shared.keys()
+    assert flatten(config).keys() == known | shared.keys()
