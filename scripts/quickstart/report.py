@@ -19,7 +19,7 @@ import torch
 from lpd import cli
 from lpd.data.images import index_images, read_image
 from lpd.data.transforms import image_to_pixels, normalize_
-from lpd.evaluation.generate import Chunk
+from lpd.evaluation.chunks import Chunk
 from lpd.evaluation.report import RESULTS_NAME
 from lpd.files import read_json, write_json
 from lpd.models.lpd import LPDConfig

@@ -1,36 +1,24 @@
 """Evaluate a model: a sweep over orders and numbers of passes, in one run of any world size."""
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from lpd.distributed import World
-from lpd.errors import InputError
 from lpd.evaluation import metrics, report
-from lpd.evaluation.config import EvalConfig
+from lpd.evaluation.chunks import Chunk, ChunkMaker, Task, chunk_tasks
 from lpd.evaluation.features import FeatureExtractor, load_feature_extractor
-from lpd.evaluation.generate import (
-    Chunk,
-    ImageGenerator,
-    Setting,
-    Task,
-    chunk_tasks,
-)
 from lpd.evaluation.reference import Reference, ReferenceSource, load_reference, open_reference
 from lpd.evaluation.report import SettingResult
+from lpd.evaluation.setting import EvalConfig, Setting
 from lpd.evaluation.speed import measure_speed
-from lpd.files import read_json, sha256_of_file, write_json
-from lpd.generation import cast_linears
-from lpd.orders.files import load_orders
-from lpd.orders.group_sizes import GroupSizes, make_group_sizes, parse_group_sizes
-from lpd.orders.plan import Grid
-from lpd.orders.registry import OrderConfig, own_group_sizes
+from lpd.files import sha256_of_file, write_json
+from lpd.generation import ImageGenerator
+from lpd.options import defaults, flatten
 from lpd.pretrained import load_model
+from lpd.provenance import Origin
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.weights import weights_file
 
@@ -55,14 +43,13 @@ def run_evaluation(config: EvalConfig, world: World) -> list[SettingResult]:
     model = load_model(
         config.pretrained_ckpt, world.device, preset=config.model, img_size=config.img_size
     )
-    if config.bf16:
-        cast_linears(model, torch.bfloat16)
-    settings = make_settings(config, model.config.grid)
+    settings = [Setting(source=source) for source in config.decoding.sources(model.config.grid)]
     tokenizer = VQTokenizer.from_pretrained(config.vqgan_path, world.device)
-    tokenizer.check_fits(
-        vocab_size=model.config.vocab_size,
-        stride=model.config.stride,
-        sha256=model.config.tokenizer_sha256,
+    generator = ImageGenerator(
+        model,
+        tokenizer,
+        batch_size=min(config.eval_bsz, config.chunk_size, config.num_images),
+        bf16=config.bf16,
     )
     extractor = load_feature_extractor(
         config.feature_extractor, world.device, config.inception_path
@@ -70,30 +57,21 @@ def run_evaluation(config: EvalConfig, world: World) -> list[SettingResult]:
     source = None
     if config.reference is not None:
         source = open_reference(config.reference, config.img_size, extractor)
-    shared = world.broadcast(
-        shared_settings(config, tokenizer, extractor, source) if world.is_main else None
+    origin: Origin = world.broadcast(
+        output_origin(config, tokenizer, extractor, source) if world.is_main else None
     )
-    check_output_dir(config.output_dir, shared)
-    batch_size = min(config.eval_bsz, config.chunk_size, config.num_images)
-    generator = ImageGenerator(
-        model,
-        tokenizer,
-        extractor,
-        sampling=config.sampling(),
-        seed=config.seed,
-        batch_size=batch_size,
-        bf16=config.bf16,
-    )
+    record = config.output_dir / SETTINGS_NAME
+    origin.check_file(record, remedy="give another --output_dir")
     evaluation = _Evaluation(config, world, generator, extractor, settings)
     reference = evaluation.load_reference(source)
     if world.is_main:
-        write_json(config.output_dir / SETTINGS_NAME, shared)
+        write_json(record, origin.plain())
     evaluation.generate_missing()
     evaluation.compute_missing(reference)
     evaluation.export()
     results: list[SettingResult] = []
     if world.is_main:
-        results = report.write_results(config.output_dir, shared)
+        results = report.write_results(config.output_dir, origin.plain())
         print(report.table(results))
         print(f"numbers and pictures: {config.output_dir}")
     return world.broadcast(results)
@@ -159,7 +137,10 @@ class _Evaluation:
             if self.world.is_main
             else None
         )
-        make_chunks(self.generator, missing, self.world)
+        maker = ChunkMaker(
+            self.generator, self.extractor, sampling=self.config.sampling, seed=self.config.seed
+        )
+        maker.make_share(missing, self.world)
         self.world.barrier()
 
     def compute_missing(self, reference: Reference) -> None:
@@ -173,7 +154,7 @@ class _Evaluation:
             chunks = [Chunk.load(task.path) for task in self._tasks(setting)]
             self._write_grid(setting, chunks[0])
             same_classes = self.extractor.num_classes == self.generator.num_classes
-            result = compute_result(setting, chunks, reference, accuracy=same_classes)
+            result = compute_result(setting, chunks, reference, logits_are_classes=same_classes)
             report.write_result(self._folder(setting), result)
         self.world.barrier()
         if self.config.measure_speed and self.world.is_main:
@@ -188,7 +169,12 @@ class _Evaluation:
             result = results[setting.name]
             assert result is not None
             if result.latency_seconds is None:
-                speed = measure_speed(self.generator, setting)
+                speed = measure_speed(
+                    self.generator,
+                    setting.source,
+                    sampling=self.config.sampling,
+                    seed=self.config.seed,
+                )
                 report.write_result(self._folder(setting), result.with_speed(speed))
 
     def _write_grid(self, setting: Setting, first: Chunk) -> None:
@@ -226,23 +212,8 @@ class _Evaluation:
             yield self.generator.decode(Chunk.load(task.path).codes)
 
 
-def make_chunks(generator: ImageGenerator, tasks: list[Task], world: World) -> None:
-    """Make and write this process's share of chunks, with a progress bar on rank 0."""
-    share = [tasks[index] for index in world.shard(len(tasks))]
-    processes = f" (process 1 of {world.size})" if world.size > 1 else ""
-    with tqdm(
-        total=sum(len(task.image_indices) for task in share),
-        desc=f"generating{processes}",
-        unit="image",
-        disable=not world.is_main or not share,
-    ) as progress:
-        for task in share:
-            progress.set_postfix_str(task.setting.name, refresh=False)
-            generator.make_chunk(task, progress.update).save(task.path)
-
-
 def compute_result(
-    setting: Setting, chunks: list[Chunk], reference: Reference, *, accuracy: bool
+    setting: Setting, chunks: list[Chunk], reference: Reference, *, logits_are_classes: bool
 ) -> SettingResult:
     """Compute a setting's numbers from its chunks, which are in the order of their images.
 
@@ -250,118 +221,50 @@ def compute_result(
         setting: what was generated.
         chunks: all of it.
         reference: what it is compared with.
-        accuracy: whether the logits stand for the run's classes.
+        logits_are_classes: whether the chunks' logits stand for the run's classes.
     """
-    features = np.concatenate([chunk.features for chunk in chunks])  # (n, D)
-    logits = np.concatenate([chunk.logits for chunk in chunks])  # (n, C)
-    labels = np.concatenate([chunk.labels for chunk in chunks])  # (n,)
-    score = neighbours = fid = None
-    if len(logits) >= metrics.INCEPTION_SCORE_SPLITS:
-        score = metrics.inception_score(logits)
-    if reference.statistics is not None:
-        fid = metrics.frechet_distance(reference.statistics, metrics.gaussian_statistics(features))
-    if reference.features is not None:
-        fewest = min(len(features), len(reference.features))
-        if fewest > metrics.NEIGHBOURHOOD:
-            neighbours = metrics.precision_recall(features, reference.features)
+    samples = metrics.Samples(
+        features=np.concatenate([chunk.features for chunk in chunks]),  # (n, D)
+        logits=np.concatenate([chunk.logits for chunk in chunks]),  # (n, C)
+        labels=np.concatenate([chunk.labels for chunk in chunks]),  # (n,)
+        logits_are_classes=logits_are_classes,
+    )
     return SettingResult(
-        order=setting.order.kind,
-        generation_steps=len(setting.group_sizes),
-        group_sizes=setting.group_sizes,
-        num_images=len(features),
-        fid=fid,
-        inception_score=score.mean if score else None,
-        inception_score_std=score.std if score else None,
-        class_accuracy=metrics.class_accuracy(logits, labels) if accuracy else None,
-        precision=neighbours.precision if neighbours else None,
-        recall=neighbours.recall if neighbours else None,
-        seconds_per_image=sum(chunk.seconds for chunk in chunks) / len(features),
+        order=setting.order,
+        generation_steps=len(setting.source.group_sizes),
+        group_sizes=setting.source.group_sizes,
+        num_images=len(samples),
+        metrics=metrics.compute_metrics(samples, reference),
+        seconds_per_image=sum(chunk.seconds for chunk in chunks) / len(samples),
     )
 
 
-def make_settings(config: EvalConfig, grid: Grid) -> list[Setting]:
-    """All settings of the sweep, order by order.
-
-    Raises:
-        InputError: group sizes, steps, orders or the order file do not fit the model's grid.
-    """
-    order_file = load_orders(config.lpd_order_file) if config.lpd_order_file else None
-    settings = [
-        Setting(
-            order=OrderConfig(kind=kind, locality=config.locality()),
-            group_sizes=group_sizes,
-            order_file=order_file if kind == "lpd" else None,
-        )
-        for kind in dict.fromkeys(config.order)
-        for group_sizes in make_schedules(config, kind, grid)
-    ]
-    for setting in settings:
-        if setting.order_file is not None:  # a plan of no images still checks what fits what
-            setting.order_file.plan(setting.group_sizes, np.empty(0, dtype=np.int64))
-            setting.order_file.check_kind(setting.order.kind, config.locality())
-    return settings
-
-
-def make_schedules(config: EvalConfig, kind: str, grid: Grid) -> list[GroupSizes]:
-    """The group sizes with which an order is evaluated: its own, or those asked for.
-
-    Raises:
-        InputError: group sizes, steps or the order do not fit the grid.
-    """
-    num_positions = grid[0] * grid[1]
-    own_sizes = own_group_sizes(kind, grid)
-    if own_sizes is not None:
-        return [own_sizes]
-    if config.group_sizes is not None:
-        return [parse_group_sizes(config.group_sizes, num_positions)]
-    return [
-        make_group_sizes(num_positions, steps, config.group_size_schedule)
-        for steps in dict.fromkeys(config.generation_steps)
-    ]
-
-
-def shared_settings(
+def output_origin(
     config: EvalConfig,
     tokenizer: VQTokenizer,
     extractor: FeatureExtractor,
     source: ReferenceSource | None,
-) -> dict[str, Any]:
+) -> Origin:
     """What all settings of an output folder share: everything their numbers depend on, beside the
     order and the number of passes."""
-    order_file = config.lpd_order_file
-    return {
-        "pretrained_ckpt": sha256_of_file(weights_file(config.pretrained_ckpt)),
-        "vqgan_path": tokenizer.sha256,
-        "feature_extractor": extractor.fingerprint,
-        "reference": source.fingerprint if source else None,
-        "img_size": config.img_size,
-        "num_images": config.num_images,
-        "chunk_size": config.chunk_size,
-        "seed": config.seed,
-        "bf16": config.bf16,
-        **dataclasses.asdict(config.sampling()),
-        **dataclasses.asdict(config.locality()),
-        "lpd_order_file": sha256_of_file(order_file) if order_file else None,
-        "group_sizes": config.group_sizes,
-        "group_size_schedule": config.group_size_schedule,
-    }
-
-
-def check_output_dir(output_dir: Path, shared: dict[str, Any]) -> None:
-    """Raise InputError where the folder holds results of another configuration."""
-    path = output_dir / SETTINGS_NAME
-    if not path.is_file():
-        return
-    there = read_json(path)
-    if not isinstance(there, dict):
-        raise InputError(f"{path} does not hold settings; give another --output_dir")
-    different = [
-        f"{name} was {there.get(name)}, now {value}"
-        for name, value in shared.items()
-        if there.get(name) != value
-    ]
-    if different:
-        raise InputError(
-            f"{output_dir} holds results of another configuration ({'; '.join(different)}); "
-            "give another --output_dir"
-        )
+    decoding = config.decoding
+    order_file = decoding.lpd_order_file
+    return Origin(
+        values={
+            "pretrained_ckpt": sha256_of_file(weights_file(config.pretrained_ckpt)),
+            "vqgan_path": tokenizer.sha256,
+            "feature_extractor": extractor.fingerprint,
+            "reference": source.fingerprint if source else None,
+            "img_size": config.img_size,
+            "num_images": config.num_images,
+            "chunk_size": config.chunk_size,
+            "seed": config.seed,
+            "bf16": config.bf16,
+            **flatten(config.sampling),
+            **flatten(decoding.locality),
+            "lpd_order_file": sha256_of_file(order_file) if order_file else None,
+            "group_sizes": decoding.sizes.group_sizes,
+            "group_size_schedule": decoding.sizes.group_size_schedule,
+        },
+        defaults=defaults(EvalConfig),
+    )

@@ -9,18 +9,15 @@ import torch
 from PIL import Image
 
 from lpd.distributed import World
-from lpd.evaluation import evaluator
-from lpd.evaluation.config import EvalConfig
-from lpd.evaluation.evaluator import run_evaluation
+from lpd.evaluation import metrics, sweep
+from lpd.evaluation.chunks import Chunk, ChunkMaker
 from lpd.evaluation.features import Classifier, ClassifierConfig
-from lpd.evaluation.generate import Chunk, ImageGenerator
-from lpd.evaluation.metrics import (
-    frechet_distance,
-    gaussian_statistics,
-    inception_score,
-    precision_recall,
-)
+from lpd.evaluation.metrics import frechet_distance, inception_score, precision_recall
 from lpd.evaluation.reference import read_statistics
+from lpd.evaluation.statistics import gaussian_statistics
+from lpd.evaluation.sweep import run_evaluation
+from lpd.generation import ImageGenerator
+from lpd.options import flatten
 from lpd.orders.files import save_orders
 from lpd.orders.group_sizes import make_group_sizes
 from lpd.orders.locality import LocalityConfig
@@ -31,10 +28,7 @@ from lpd.weights import save_pretrained
 
 def without_times(results):
     timed = ("seconds_per_image", "latency_seconds", "images_per_second")
-    return [
-        {k: v for k, v in dataclasses.asdict(result).items() if k not in timed}
-        for result in results
-    ]
+    return [{k: v for k, v in result.flat().items() if k not in timed} for result in results]
 
 
 def chunk_files(config):
@@ -47,9 +41,9 @@ def count_generated(monkeypatch):
     generated = []
     original = ImageGenerator.generate
 
-    def counting(self, plan, image_indices):
+    def counting(self, *args, image_indices, **kwargs):
         generated.extend(image_indices)
-        return original(self, plan, image_indices)
+        return original(self, *args, image_indices=image_indices, **kwargs)
 
     monkeypatch.setattr(ImageGenerator, "generate", counting)
     return generated
@@ -69,21 +63,23 @@ class TestNumbers:
             assert [len(chunk) for chunk in chunks] == [10, 10, 4]
             features = np.concatenate([chunk.features for chunk in chunks])
             logits = np.concatenate([chunk.logits for chunk in chunks])
-            assert result.fid == frechet_distance(
+            assert result.metrics["fid"] == frechet_distance(
                 reference.statistics, gaussian_statistics(features)
             )
-            assert result.inception_score == inception_score(logits).mean
-            assert result.class_accuracy == np.mean(logits.argmax(1) == np.arange(24) % 3)
-            assert result.recall == precision_recall(features, reference.features).recall
+            assert result.metrics["inception_score"] == inception_score(logits).mean
+            assert result.metrics["class_accuracy"] == np.mean(
+                logits.argmax(1) == np.arange(24) % 3
+            )
+            assert result.metrics["recall"] == precision_recall(features, reference.features).recall
             assert result.num_images == 24
             assert result.group_sizes == make_group_sizes(16, result.generation_steps)
             with Image.open(folder / "samples.png") as grid:
                 assert grid.size == (3 * 18 + 2, 4 * 18 + 2)  # 10 images in 3 columns
         written = json.loads((config.output_dir / "results.json").read_text())
-        assert written["orders"]["lpd"]["4"]["fid"] == results[1].fid
+        assert written["orders"]["lpd"]["4"]["fid"] == results[1].metrics["fid"]
         assert written["settings"]["cfg"] == 1.5
         printed = capsys.readouterr().out
-        assert f"{results[0].fid:.3f}" in printed
+        assert f"{results[0].metrics['fid']:.3f}" in printed
         assert "accuracy" in printed
 
     def test_of_orders_with_their_own_passes_stand_beside_the_others(self, make_config):
@@ -98,7 +94,7 @@ class TestNumbers:
         assert results[2].group_sizes == (1, 2, 3, 4, 3, 2, 1)
         assert results[3].group_sizes == (1, 1, 1, 1, 4, 4, 4)
         written = json.loads((config.output_dir / "results.json").read_text())
-        assert written["orders"]["zipar_2"]["10"]["fid"] == results[4].fid
+        assert written["orders"]["zipar_2"]["10"]["fid"] == results[4].metrics["fid"]
         # The same uniforms in another order: other images.
         codes = {
             folder.name: Chunk.load(folder / "chunks" / "chunk_00000.npz").codes.tobytes()
@@ -117,8 +113,10 @@ class TestNumbers:
     def test_without_a_reference_are_left_empty_and_it_is_said_once(self, make_config, capsys):
         config = make_config(reference=None)
         results = run_evaluation(config, World())
-        assert {(r.fid, r.precision, r.recall) for r in results} == {(None, None, None)}
-        assert all(r.inception_score is not None for r in results)
+        assert {tuple(map(r.metrics.get, ("fid", "precision", "recall"))) for r in results} == {
+            (None, None, None)
+        }
+        assert all(r.metrics["inception_score"] is not None for r in results)
         written = json.loads((config.output_dir / "results.json").read_text())
         assert written["orders"]["lpd"]["4"]["fid"] is None
         assert capsys.readouterr().out.count("no --reference") == 1
@@ -134,14 +132,43 @@ class TestNumbers:
             ),
             World(),
         )
-        assert result.class_accuracy is None
-        assert result.fid is not None
+        assert result.metrics["class_accuracy"] is None
+        assert result.metrics["fid"] is not None
+
+    def test_of_one_more_entry_show_up_everywhere(self, make_config, monkeypatch, capsys):
+        """A new metric is one entry: files and the table follow."""
+
+        def spread(samples, reference):
+            return float(samples.features.std()), float(len(reference.features)), None
+
+        toy = metrics.Metric(
+            numbers=tuple(
+                metrics.Number(key=key, heading=heading, format="{:.3e}")
+                for key, heading in (("spread", "toy spread"), ("seen", "seen"), ("nothing", "nil"))
+            ),
+            compute=spread,
+        )
+        monkeypatch.setattr(metrics, "METRICS", (*metrics.METRICS, toy))
+        config = make_config(order=("raster",), generation_steps=(4,))
+        (result,) = run_evaluation(config, World())
+        chunks = sorted((config.output_dir / "raster_4" / "chunks").iterdir())
+        expected = np.concatenate([Chunk.load(path).features for path in chunks]).std()
+        assert result.metrics["spread"] == pytest.approx(float(expected))
+        values = json.loads((config.output_dir / "raster_4" / "metrics.json").read_text())
+        collected = json.loads((config.output_dir / "results.json").read_text())
+        for found in (values, collected["orders"]["raster"]["4"]):
+            assert found["spread"] == result.metrics["spread"]
+            assert (found["seen"], found["nothing"]) == (24, None)
+        heading, row = capsys.readouterr().out.splitlines()[:2]
+        assert "toy spread" in heading
+        assert "nil" not in heading  # no setting has it
+        assert f"{result.metrics['spread']:.3e}" in row
 
     def test_of_too_few_images_are_left_empty(self, make_config):
         config = make_config(num_images=3, order=("raster",), generation_steps=(4,))
         (result,) = run_evaluation(config, World())
-        assert result.inception_score is result.precision is None
-        assert result.fid is not None
+        assert result.metrics["inception_score"] is result.metrics["precision"] is None
+        assert result.metrics["fid"] is not None
 
     def test_of_speed_are_measured_on_demand_and_once(self, make_config, monkeypatch):
         config = make_config(order=("raster",), generation_steps=(4,))
@@ -152,7 +179,7 @@ class TestNumbers:
         assert measured.latency_seconds > 0
         assert measured.images_per_second > 0
         assert measured.throughput_batch_size == 5
-        monkeypatch.setattr(evaluator, "measure_speed", lambda *args: pytest.fail("again"))
+        monkeypatch.setattr(sweep, "measure_speed", lambda *args, **kwargs: pytest.fail("again"))
         assert run_evaluation(config, World()) == [measured]
         assert without_times([dataclasses.replace(measured, throughput_batch_size=None)]) == (
             without_times([plain])
@@ -188,7 +215,7 @@ class TestResume:
         self, make_config, monkeypatch, count_generated
     ):
         config = make_config()
-        original = ImageGenerator.make_chunk
+        original = ChunkMaker.make
         made = []
 
         def interrupted(self, task, progress=lambda n: None):
@@ -198,7 +225,7 @@ class TestResume:
             return original(self, task, progress)
 
         with monkeypatch.context() as patch:
-            patch.setattr(ImageGenerator, "make_chunk", interrupted)
+            patch.setattr(ChunkMaker, "make", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 run_evaluation(config, World())
         there = chunk_files(config)
@@ -219,7 +246,7 @@ class TestResume:
         with pytest.raises(ValueError, match=r"1\.png"):
             run_evaluation(config, World())
         Image.new("RGB", (16, 16)).save(folder / "1.png")
-        assert run_evaluation(config, World())[0].fid is not None
+        assert run_evaluation(config, World())[0].metrics["fid"] is not None
 
     def test_a_sweep_grows_in_the_same_folder(self, make_config, count_generated):
         run_evaluation(make_config(order=("raster",), generation_steps=(4,)), World())
@@ -345,14 +372,13 @@ class TestRefusedBeforeAnyWork:
 
     def test_orders_of_another_kind_or_thresholds(self, make_config, tmp_path):
         path = tmp_path / "orders.npz"
-        for kind, thresholds, message in (
-            ("raster", (1.0, 2.0), "holds raster orders, not lpd ones"),
-            ("lpd", (1.0, 3.0), "repulsion threshold 3, not 1 and 2"),
+        for kind, repulsion, message in (
+            ("raster", 2.0, "kind was raster, now lpd"),
+            ("lpd", 3.0, r"repulsion_threshold was 3\.0, now 2\.0"),
         ):
             plan = make_plan(OrderConfig(kind=kind), (4, 4), (1, 15), 0, np.arange(4))
-            save_orders(
-                path, plan.orders, plan.group_sizes, kind=kind, seed=0, thresholds=thresholds
-            )
+            locality = LocalityConfig(repulsion_threshold=repulsion)
+            save_orders(path, plan.orders, plan.group_sizes, kind=kind, seed=0, locality=locality)
             self.refuse(
                 message, make_config, order=("lpd",), group_sizes="1,15", lpd_order_file=path
             )
@@ -382,5 +408,4 @@ def test_every_field_changes_the_settings_or_is_known_not_to(make_config, run_fo
     config = make_config(order=("raster",), generation_steps=(4,))
     run_evaluation(config, World())
     shared = json.loads((config.output_dir / "settings.json").read_text())
-    fields = {field.name for field in dataclasses.fields(EvalConfig)}
-    assert fields == known | shared.keys()
+    assert flatten(config).keys() == known | shared.keys()
