@@ -2,7 +2,8 @@
 
 The runs are in tests/data/recorded_a1c7edb, whose record.py made them and says what is where; its
 commands are given to today's programs, on a copy. What is asserted is what is kept, what is made,
-and what is refused, never a number that a processor rounded.
+and what is refused, never a number that a processor rounded. Later settings, metrics and parts of a
+checkpoint may stand beside the recorded ones.
 """
 
 import json
@@ -146,8 +147,8 @@ def test_an_interrupted_tokenizer_goes_on() -> None:
     assert len(log["losses"]) == 12
     assert log["losses"][:5] == losses
     recorded = json.loads(Path("tokenizer/training.json").read_text())
-    assert log.keys() == recorded.keys()
-    assert log["config"] == recorded["config"]
+    assert log.keys() >= recorded.keys()
+    assert log["config"].items() >= recorded["config"].items()
     assert files("tokenizer_part").keys() == {
         name.replace("tokenizer/", "tokenizer_part/") for name in files("tokenizer")
     }
@@ -187,7 +188,7 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(
     assert log.read_text().splitlines()[:5] == kept
     new = [json.loads(line) for line in log.read_text().splitlines()[5:]]
     assert [line["step"] for line in new] == [6, 7, 8, 9, 10]
-    assert all(line.keys() == lines[0].keys() for line in new)
+    assert all(line.keys() >= lines[0].keys() for line in new)
     assert files("training/checkpoints/step_00000005") == before
 
     # The last checkpoint holds what the first one did, and the optimizer's steps were counted on.
@@ -195,7 +196,7 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(
         FileSystemReader(f"training/checkpoints/step_{step:08d}").read_metadata()
         for step in (5, 10)
     ]
-    assert parts[0].state_dict_metadata.keys() == parts[1].state_dict_metadata.keys()
+    assert parts[0].state_dict_metadata.keys() <= parts[1].state_dict_metadata.keys()
     counted = []
     for step in (5, 10):
         dcp_to_torch_save(f"training/checkpoints/step_{step:08d}", "whole.pt")
@@ -211,7 +212,8 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(
     ]
     done = json.loads(Path("training/model/training.json").read_text())
     recorded = json.loads(Path("training_done/model/training.json").read_text())
-    assert done == recorded
+    assert done["steps"] == recorded["steps"] == 10
+    assert recorded["fingerprint"].items() <= done["fingerprint"].items()
     assert manifests[0]["fingerprint"].items() <= manifests[1]["fingerprint"].items()
     assert files("training/model").keys() == {
         name.replace("training_done/", "training/") for name in files("training_done/model")
@@ -242,10 +244,10 @@ def test_an_interrupted_evaluation_makes_what_is_missing() -> None:
         json.loads(after[f"evaluation/{setting}/metrics.json"]) for setting in ("lpd_4", "raster_4")
     )
     assert numbers["orders"]["raster"]["4"] == made
-    assert made.keys() == recorded.keys()
-    assert {name for name in made if made[name] is None} == {
-        name for name in recorded if recorded[name] is None
-    }
+    # The same numbers are there, and the same are missing.
+    assert made.keys() >= recorded.keys()
+    for name, number in recorded.items():
+        assert (made[name] is None) == (number is None), name
     assert (made["order"], made["generation_steps"], made["num_images"]) == ("raster", 4, 24)
 
     # The chunks that were made are those of an evaluation made today from the beginning.
