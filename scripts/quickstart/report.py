@@ -22,12 +22,13 @@ from lpd.data.transforms import image_to_pixels, normalize_
 from lpd.evaluation.chunks import Chunk
 from lpd.evaluation.report import RESULTS_NAME
 from lpd.files import read_json, write_json
-from lpd.models.lpd import LPDConfig
+from lpd.generation import ImageGenerator
 from lpd.orders.files import load_orders
 from lpd.orders.locality import LocalityConfig
-from lpd.orders.registry import OrderConfig, find_order, make_plan
-from lpd.tokenizer.vq_tokenizer import VQTokenizer, to_pixels
-from lpd.weights import find_config, load_state_dict_file
+from lpd.orders.registry import LOCALITY_NAME, OrderConfig, find_order
+from lpd.orders.request import PlanSource
+from lpd.pretrained import load_model
+from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from scripts.order_figures.drawing import pass_maps
 from scripts.quickstart import figures
 from scripts.quickstart.run import COMPARED_ORDERS, OTHER_ORDERS, SHOWN_STEPS
@@ -65,12 +66,12 @@ class Quickstart:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.tokenizer = VQTokenizer.from_pretrained(folder / "tokenizer", torch.device("cpu"))
-        model = folder / "lpd" / "model"
-        config = find_config(model, LPDConfig)
-        assert config is not None  # the stage is complete
-        self.model = config
-        self.num_parameters = sum(part.numel() for part in load_state_dict_file(model).values())
+        device = torch.device("cpu")
+        tokenizer = VQTokenizer.from_pretrained(folder / "tokenizer", device)
+        model = load_model(folder / "lpd" / "model", device)
+        self.generator = ImageGenerator(model, tokenizer)
+        self.model = model.config
+        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
         evaluations = ("evaluation", f"evaluation_{SHOWN_STEPS}", "evaluation_other_orders")
         contents = [read_json(folder / name / RESULTS_NAME) for name in evaluations]
         self.settings = contents[0]["settings"]
@@ -102,41 +103,34 @@ class Quickstart:
 
     def reconstructed(self, rows: list[figures.Pixels]) -> list[figures.Pixels]:
         """The same rows after the tokenizer."""
-        result = []
-        for row in rows:
-            codes = self.tokenizer.encode(normalize_(torch.from_numpy(row).float()))
-            result.append(to_pixels(self.tokenizer.decode(codes, self.model.grid)).numpy())
-        return result
+        encode, decode = self.generator.tokenizer.encode, self.generator.decode
+        return [decode(encode(normalize_(torch.from_numpy(row).float())).numpy()) for row in rows]
 
     def generated(self, order: str, count: int) -> figures.Pixels:
         """The first images of the shown setting: (count, 3, S, S); image i is of class i mod C."""
         chunk = self.folder / f"evaluation_{SHOWN_STEPS}" / f"{order}_{SHOWN_STEPS}" / "chunks"
-        codes = Chunk.load(chunk / "chunk_00000.npz").codes[:count].astype(np.int64)
-        return to_pixels(self.tokenizer.decode(torch.from_numpy(codes), self.model.grid)).numpy()
+        return self.generator.decode(Chunk.load(chunk / "chunk_00000.npz").codes[:count])
 
     def passes(self) -> dict[str, npt.NDArray[np.int64]]:
         """Per order (n, N) the pass of each cell, of the images of the shown setting."""
-        shown = self.orders["lpd"][str(SHOWN_STEPS)]
+        shown = self.orders[LOCALITY_NAME][str(SHOWN_STEPS)]
         sizes = tuple(shown["group_sizes"])
         images = np.arange(shown["num_images"])
         locality = LocalityConfig(
             proximity_threshold=self.settings["proximity_threshold"],
             repulsion_threshold=self.settings["repulsion_threshold"],
         )
-        plans = {
-            order: make_plan(
-                OrderConfig(kind=order, locality=locality),
-                self.model.grid,
-                sizes,
-                self.settings["seed"],
-                images,
-            )
-            for order in COMPARED_ORDERS
-            if order != "lpd"
-        }
         file = load_orders(self.folder / f"orders_lpd_{SHOWN_STEPS}.npz")
-        plans["lpd"] = file.plan(sizes, images)
-        return {order: plan.pass_of_cell for order, plan in plans.items()}
+        passes = {}
+        for order in COMPARED_ORDERS:
+            source = PlanSource(
+                order=OrderConfig(kind=order, locality=locality),
+                grid=self.model.grid,
+                group_sizes=sizes,
+                order_file=file if order == LOCALITY_NAME else None,
+            )
+            passes[order] = source.plan(self.settings["seed"], images).pass_of_cell
+        return passes
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -197,7 +191,7 @@ def make_pictures(quickstart: Quickstart) -> dict[str, bytes]:
     blocks = {
         "real": real,
         "reconstructed": quickstart.reconstructed(real),
-        "generated": np.split(generated["lpd"], 4),
+        "generated": np.split(generated[LOCALITY_NAME], 4),
     }
     frames = figures.decoding_frames(
         {order: images[:num_classes] for order, images in generated.items()},
@@ -228,7 +222,7 @@ def page_texts(quickstart: Quickstart) -> dict[str, str]:
     """The words of the page that depend on what was measured."""
     grid = f"{quickstart.model.grid[0]} x {quickstart.model.grid[1]}"
     num_codes = quickstart.model.num_positions
-    shown = quickstart.orders["lpd"][str(SHOWN_STEPS)]
+    shown = quickstart.orders[LOCALITY_NAME][str(SHOWN_STEPS)]
     return {
         "summary": (
             f"Real digits were turned into {grid} codes by a VQ tokenizer trained on them; a "

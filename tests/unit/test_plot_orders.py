@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -143,10 +144,22 @@ def test_a_mistake_is_named(
     assert not list(tmp_path.iterdir())
 
 
-def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it then fails
-    with pytest.raises(ValueError, match="drawing needs matplotlib: bash"):
-        plot_orders.run(plot_orders.PlotConfig(output_file=tmp_path / "a.png"))
+def test_without_matplotlib(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['matplotlib'] = None\n"  # importing it then fails
+        "sys.argv = ['plot_orders.py', '--output_file', sys.argv[1]]\n"
+        "from scripts import plot_orders; plot_orders.main()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "a.png")],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "drawing needs matplotlib: bash" in ended.stderr
+    assert ended.stderr.count("\n") == 1
 
 
 def test_the_figure_shows_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
