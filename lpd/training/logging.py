@@ -9,6 +9,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from lpd.distributed import World
+from lpd.errors import InputError
 from lpd.files import atomic_path
 
 
@@ -54,12 +55,19 @@ class TrainingLog:
         self._progress.update()
 
     def report(self, step: int, metrics: dict[str, float]) -> None:
-        """Record metrics of a step (its number, counted from 1)."""
+        """Record metrics of a step (its number, counted from 1).
+
+        Raises:
+            InputError: the system refuses to write: no rights, no room.
+        """
         if self._writer is None:
             return
         self._progress.set_postfix({key: f"{value:.4g}" for key, value in metrics.items()})
-        with self._file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        try:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **metrics}) + "\n")
+        except OSError as error:
+            raise InputError(f"cannot write {self._file}: {error.strerror}") from error
         for key, value in metrics.items():
             self._writer.add_scalar(f"train/{key}", value, step)
 

@@ -1,5 +1,6 @@
 """Training batches: the same global batch for any number of processes."""
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -8,22 +9,21 @@ import torch
 
 from lpd.data.code_cache import CodeCache
 from lpd.distributed import World
-from lpd.training.batch import Batch, BatchSource, Prefetcher
+from lpd.training.batch import BatchSource, Prefetcher
 
 SCHEDULES = ((1, 15), (1, 3, 12), (16,))
+NULL = 3
 
 
 def source(cache: Path, *, batch_size: int, world: World, **changes: float) -> BatchSource:
     settings = {"label_drop_prob": 0.3, "random_flip": True, "seed": 5, **changes}
     return BatchSource(
-        CodeCache.open(cache), SCHEDULES, batch_size=batch_size, world=world, **settings
-    )
-
-
-def clone(batch: Batch) -> Batch:
-    """The source fills the same memory at every step."""
-    return Batch(
-        batch.tokens.clone(), batch.labels.clone(), batch.orders.clone(), batch.group_sizes
+        CodeCache.open(cache),
+        SCHEDULES,
+        batch_size=batch_size,
+        world=world,
+        null=lambda condition: torch.full_like(condition, NULL),
+        **settings,
     )
 
 
@@ -35,14 +35,14 @@ def test_processes_share_the_batch_of_one(small_cache: Path, step: int) -> None:
         for rank in range(4)
     ]
     assert torch.equal(torch.cat([part.tokens for part in parts]), whole.tokens)
-    assert torch.equal(torch.cat([part.labels for part in parts]), whole.labels)
+    assert torch.equal(torch.cat([part.condition for part in parts]), whole.condition)
     assert torch.equal(torch.cat([part.orders for part in parts]), whole.orders)
     assert {part.group_sizes for part in parts} == {whole.group_sizes}
 
 
 def test_a_step_does_not_depend_on_the_steps_before(small_cache: Path) -> None:
     straight = source(small_cache, batch_size=8, world=World())
-    batches = [clone(straight.batch(step)) for step in range(12)]
+    batches = [straight.batch(step) for step in range(12)]
     jumped = source(small_cache, batch_size=8, world=World()).batch(11)
     assert torch.equal(jumped.tokens, batches[11].tokens)
     assert torch.equal(jumped.orders, batches[11].orders)
@@ -54,7 +54,7 @@ def test_an_epoch_sees_every_readable_image_once(small_cache: Path) -> None:
     assert batches.steps_per_epoch == 5  # 40 readable images
     for epoch in range(2):
         steps = range(5 * epoch, 5 * epoch + 5)
-        tokens = np.concatenate([batches.batch(step).tokens.numpy().copy() for step in steps])
+        tokens = np.concatenate([batches.batch(step).tokens.numpy() for step in steps])
         expected = cache.get(cache.readable, np.zeros(40, dtype=bool))
         assert sorted(map(bytes, tokens)) == sorted(map(bytes, expected))
 
@@ -68,10 +68,10 @@ def test_orders_flips_drops_and_schedules(small_cache: Path) -> None:
         batch = batches.batch(step)
         assert torch.equal(batch.orders.sort(dim=1).values, torch.arange(16).expand(40, 16))
         flips += [bytes(row) not in plain for row in batch.tokens.numpy()]
-        dropped = batch.labels == 3
+        dropped = batch.condition == NULL
         drops += dropped.tolist()
         # The codes tell the class: what was not dropped is right.
-        assert torch.equal(batch.labels[~dropped], batch.tokens[~dropped, 0] // 8)
+        assert torch.equal(batch.condition[~dropped], batch.tokens[~dropped, 0] // 8)
         seen.add(batch.group_sizes)
     # 1,200 draws: five standard deviations are 0.072 and 0.066.
     assert abs(np.mean(flips) - 0.5) < 0.072
@@ -85,9 +85,49 @@ def test_prefetching_changes_nothing(small_cache: Path) -> None:
         for step in [0, 1, 2, 7, 8, 3]:
             batch, expected = prefetched.batch(step), plain.batch(step)
             assert torch.equal(batch.tokens, expected.tokens)
-            assert torch.equal(batch.labels, expected.labels)
+            assert torch.equal(batch.condition, expected.condition)
             assert torch.equal(batch.orders, expected.orders)
             assert batch.group_sizes == expected.group_sizes
+
+
+class CopyUnderWay:
+    """An event of a device that copies slowly: done only when the test says so."""
+
+    def __init__(self) -> None:
+        self.done = threading.Event()
+        self.done.set()
+        self.waited_for = threading.Event()
+
+    def record(self) -> None:
+        self.done.clear()
+
+    def synchronize(self) -> None:
+        if not self.done.is_set():
+            self.waited_for.set()
+        assert self.done.wait(timeout=60)
+
+
+def test_a_buffer_is_filled_anew_only_when_its_copy_is_done(small_cache: Path) -> None:
+    plain = source(small_cache, batch_size=8, world=World())
+    events: list[CopyUnderWay] = []
+
+    def make_event() -> CopyUnderWay:
+        events.append(CopyUnderWay())
+        return events[-1]
+
+    with Prefetcher(source(small_cache, batch_size=8, world=World()), make_event) as prefetched:
+        current = prefetched.batch(0)  # on a CPU this is the buffer itself
+        for step in range(1, 6):
+            previous, current = current, prefetched.batch(step)
+            # The thread is at the next step, in the previous one's buffer, and has to wait.
+            copying = events[(step - 1) % 2]
+            assert copying.waited_for.wait(timeout=60)
+            expected = plain.batch(step - 1)
+            assert torch.equal(previous.tokens, expected.tokens)
+            assert torch.equal(previous.condition, expected.condition)
+            assert torch.equal(previous.orders, expected.orders)
+            copying.waited_for.clear()
+            copying.done.set()
 
 
 def test_too_few_images(small_cache: Path) -> None:

@@ -1,11 +1,16 @@
-"""The learning-rate schedule and the optimizer's groups."""
+"""The learning-rate schedule, the optimizer's groups, and gradients that are not finite."""
+
+import math
+from dataclasses import dataclass
 
 import pytest
 import torch
 
+from lpd.distributed import World
+from lpd.errors import InputError
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.training.lr_schedule import LRSchedule
-from lpd.training.optim import make_optimizer
+from lpd.training.optim import FiniteGuard, make_optimizer
 
 
 def published(kind: str = "constant+cosine") -> LRSchedule:
@@ -59,3 +64,67 @@ def test_one_step_against_adamw_by_hand() -> None:
     optimizer.step()
     # Decay: 2 (1 - 0.5 x 0.1) = 1.9; the first Adam step is lr x sign of the gradient.
     assert weight.item() == pytest.approx(1.4)
+
+
+class Descent:
+    """A weight that follows given gradients, with a guard."""
+
+    def __init__(self) -> None:
+        self.module = torch.nn.Linear(1, 1)
+        torch.nn.init.ones_(self.module.weight)
+        torch.nn.init.ones_(self.module.bias)
+        self.optimizer = make_optimizer(self.module, 0.1)
+        self.guard = FiniteGuard(self.optimizer, torch.device("cpu"), step=7)
+
+    def step(self, gradient: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = 0.5
+        for parameter in self.module.parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+        self.guard.watch(torch.tensor(10 * gradient), torch.tensor(abs(gradient)))
+        self.optimizer.step()
+
+    def state(self) -> list[torch.Tensor]:
+        moments = [m for state in self.optimizer.state.values() for m in state.values()]
+        return [tensor.clone() for tensor in (*self.module.parameters(), *moments)]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_nothing_changes_from_the_first_gradient_that_is_not_finite(bad: float) -> None:
+    descent, twin = Descent(), Descent()
+    for gradient in (1.0, -2.0, 0.5):
+        descent.step(gradient)
+        twin.step(gradient)
+    descent.guard.check(World())
+    for gradient in (bad, 1.0, math.nan, 3.0):
+        descent.step(gradient)
+    # Weights, moments and step counts are those before; a fourth good step would show.
+    for left, right in zip(descent.state(), twin.state(), strict=True):
+        assert torch.equal(left, right)
+    # Steps 7, 8 and 9 were good; the loss told is that of the step that was not.
+    with pytest.raises(InputError, match=rf"not finite at step 10 \(loss {bad}\).*lower --lr"):
+        descent.guard.check(World())
+    twin.step(1.0)
+    assert not torch.equal(twin.module.weight, descent.module.weight)
+
+
+def test_a_guard_changes_no_number() -> None:
+    guarded, plain = Descent(), Descent()
+    del plain.optimizer.found_inf
+    for gradient in (1.0, 1e-3, -7.0, 1e30, 0.0):
+        guarded.step(gradient)
+        plain.step(gradient)
+        for left, right in zip(guarded.state(), plain.state(), strict=True):
+            assert torch.equal(left, right)
+
+
+def test_a_process_stops_with_the_others() -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class TrippedElsewhere(World):
+        def any(self, flag: bool) -> bool:
+            return True
+
+    descent = Descent()
+    descent.step(1.0)
+    with pytest.raises(InputError, match="not finite"):
+        descent.guard.check(TrippedElsewhere())

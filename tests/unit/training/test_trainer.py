@@ -6,12 +6,16 @@ import json
 import os
 import shutil
 import signal
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lpd.distributed import World
+from lpd.errors import InputError
 from lpd.models.loading import load_model
 from lpd.models.lpd import PRESETS
 from lpd.training.config import TrainConfig
@@ -121,7 +125,7 @@ def test_other_data_is_refused(config: TrainConfig, small_cache: Path, tmp_path:
     meta = json.loads((other / "meta.json").read_text())
     meta["files_sha256"] = hashlib.sha256(files).hexdigest()
     (other / "meta.json").write_text(json.dumps(meta))
-    with pytest.raises(ValueError, match="trained with files_sha256 ="):
+    with pytest.raises(ValueError, match="files_sha256 was"):
         Trainer(TrainingSetup(dataclasses.replace(short, cached_path=other), World()))
 
 
@@ -131,14 +135,49 @@ def test_intermediate_checkpoints_stay(config: TrainConfig) -> None:
     assert names == ["step_00000010", "step_00000020"]
 
 
-def test_a_diverged_step_changes_no_weights(config: TrainConfig) -> None:
+def test_a_diverged_step_changes_logs_and_saves_nothing(config: TrainConfig) -> None:
+    config = dataclasses.replace(config, log_freq=3)
     trainer = Trainer(TrainingSetup(config, World()))
-    trainer.model.head.weight.data[0] = torch.inf
-    before = {key: value.clone() for key, value in trainer.model.state_dict().items()}
-    with pytest.raises(FloatingPointError, match="step 0"):
+    step = trainer.train_step
+    before: dict[str, torch.Tensor] = {}
+
+    def diverge_in_the_fifth_step(batch: Any) -> Any:
+        if trainer.step == 4:
+            trainer.model.head.weight.data[0, 0] = torch.inf
+            before.update({key: p.clone() for key, p in trainer.model.state_dict().items()})
+        return step(batch)
+
+    trainer.train_step = diverge_in_the_fifth_step
+    # The checkpoint of the fifth step is due before the log entry of the sixth.
+    with pytest.raises(InputError, match=r"not finite at step 4 \(loss nan\)"):
         trainer.train()
     for key, value in trainer.model.state_dict().items():
         assert torch.equal(value, before[key]), key
+    lines = (config.output_dir / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 3]
+    assert not (config.output_dir / "checkpoints").exists()
+
+
+def test_only_steps_that_are_logged_or_saved_wait_for_the_device(config: TrainConfig) -> None:
+    """On a GPU, each of these operations would bring a number to the host, when it is there."""
+    waiting = {"_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal"}
+    config = dataclasses.replace(config, log_freq=4, save_last_freq=3, save_intermediate_freq=9)
+    trainer = Trainer(TrainingSetup(config, World()))
+    steps: dict[int, set[str]] = defaultdict(set)
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            steps[trainer.step].add(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    with Watch():
+        trainer.train()
+    assert set(steps) == set(range(21))
+    assert all("_fused_adamw_" in steps[step] for step in range(20))
+    logged, saved = {1, 4, 8, 12, 16, 20}, {15, 20}
+    assert {step for step, names in steps.items() if names & waiting} == logged | saved
 
 
 @pytest.mark.parametrize(
@@ -155,8 +194,26 @@ def test_another_training_in_the_same_folder(
 ) -> None:
     short = dataclasses.replace(config, epochs=1)
     Trainer(TrainingSetup(short, World())).train()
-    with pytest.raises(ValueError, match=rf"trained with {named} = .*--output_dir"):
+    with pytest.raises(ValueError, match=rf"\b{named} was .*, now .*--output_dir"):
         Trainer(TrainingSetup(dataclasses.replace(short, **change), World()))
+
+
+def test_a_setting_younger_than_the_folder_counts_as_its_default(config: TrainConfig) -> None:
+    short = dataclasses.replace(config, epochs=1, proj_dropout=0.1, random_flip=False)
+    Trainer(TrainingSetup(short, World())).train()
+    manifest = config.output_dir / "checkpoints" / "step_00000005" / "manifest.json"
+    exported = config.output_dir / "model" / "training.json"
+    for file in (manifest, exported):
+        content = json.loads(file.read_text())
+        del content["fingerprint"]["proj_dropout"]
+        file.write_text(json.dumps(content))
+    assert TrainingSetup(short, World()).is_complete()
+    assert Trainer(TrainingSetup(short, World())).step == 5
+    other = TrainingSetup(dataclasses.replace(short, proj_dropout=0.0), World())
+    with pytest.raises(InputError, match=r"proj_dropout was 0\.1, now 0\.0"):
+        other.is_complete()
+    with pytest.raises(InputError, match=r"proj_dropout was 0\.1, now 0\.0"):
+        Trainer(other)
 
 
 def test_where_and_how_fast_may_change(config: TrainConfig) -> None:
@@ -200,6 +257,7 @@ def test_pretrained_weights_for_another_tokenizer(config: TrainConfig, tmp_path:
         {"epochs": 0},
         {"lr": -1.0},
         {"lr_schedule": "step"},
+        {"parallel": "magic"},
         {"label_drop_prob": 1.5},
         {"warmup_epochs": float("nan")},
         {"seed": -1},
