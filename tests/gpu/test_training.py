@@ -10,8 +10,10 @@ import torch
 from torch._dynamo.utils import counters
 
 from lpd.distributed import World
+from lpd.errors import InputError
 from lpd.models.lpd import PRESETS
 from lpd.pretrained import load_model
+from lpd.training.batch import Batch
 from lpd.training.config import TrainConfig
 from lpd.training.setup import TrainingSetup
 from lpd.training.trainer import Trainer
@@ -106,6 +108,48 @@ def test_recomputed_activations_change_nothing(
     recomputed = train(recomputing, GPU)
     for key, values in kept.items():
         assert recomputed[key] == pytest.approx(values, rel=1e-3), key
+
+
+def test_only_steps_that_are_logged_wait_for_the_gpu(config: TrainConfig) -> None:
+    config = dataclasses.replace(config, log_freq=100, bf16=True, proj_dropout=0.1)
+    trainer = Trainer(TrainingSetup(config, GPU))
+    step = trainer.train_step
+    watched_steps: list[int] = []
+
+    def watched(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        if trainer.step == 0:  # compiles, which may wait
+            return step(batch)
+        watched_steps.append(trainer.step)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return step(batch)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    trainer.train_step = watched
+    assert trainer.train()
+    assert watched_steps == [1, 2, 3, 4, 5]
+
+
+def test_a_gpu_skips_the_updates_after_a_diverged_step(config: TrainConfig) -> None:
+    trainer = Trainer(TrainingSetup(dataclasses.replace(config, log_freq=100), GPU))
+    step = trainer.train_step
+    before: dict[str, torch.Tensor] = {}
+
+    def diverge_in_the_third_step(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+        if trainer.step == 2:
+            trainer.model.head.weight.data[0, 0] = torch.inf
+            before.update({key: p.clone() for key, p in trainer.model.state_dict().items()})
+        if trainer.step == 3:
+            trainer.model.head.weight.data[0, 0] = 0.0  # the gradient is finite again
+            before["head.weight"][0, 0] = 0.0
+        return step(batch)
+
+    trainer.train_step = diverge_in_the_third_step
+    with pytest.raises(InputError, match="not finite at step 2"):
+        trainer.train()
+    for key, value in trainer.model.state_dict().items():
+        assert torch.equal(value, before[key]), key
 
 
 def test_resuming_on_a_gpu(config: TrainConfig, tmp_path: Path) -> None:

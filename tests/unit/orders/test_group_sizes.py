@@ -18,7 +18,7 @@ from lpd.orders.group_sizes import (
 
 
 def runs(text: str) -> tuple[int, ...]:
-    """Sizes from DESIGN's notation: size x count."""
+    """Sizes written as size x count."""
     pairs = (term.split("x") if "x" in term else (term, "1") for term in text.split())
     return tuple(int(size) for size, count in pairs for _ in range(int(count)))
 

@@ -271,7 +271,7 @@ def test_bad_configuration(config: TrainConfig, wrong: dict[str, float]) -> None
 
 
 def test_published_learning_rates(config: TrainConfig) -> None:
-    # 4 nodes of 8 GPUs, 64 (L) and 32 (XL) images each (DESIGN section 4).
+    # 4 nodes of 8 GPUs, 64 (L) and 32 (XL) images each.
     published = dataclasses.replace(config, lr=None)
     assert published.schedule(1, 2048).lr == pytest.approx(8e-4)
     assert published.schedule(1, 1024).lr == pytest.approx(4e-4)
