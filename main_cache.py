@@ -4,15 +4,19 @@ torchrun --nproc_per_node=8 main_cache.py --data_path IMAGENET --cached_path CAC
 """
 
 from lpd import cli
-from lpd.data.caching import CacheConfig, run_caching
-from lpd.distributed import join_world
+from lpd.data.config import CacheConfig
 
 
 def main() -> None:
     """The command."""
     config = cli.parse(CacheConfig, "Turn a folder of images into a code cache.")
-    with cli.command(), join_world(config.device) as world:
-        run_caching(config, world)
+    with cli.command():
+        # After the flags: these import torch, which takes seconds.
+        from lpd.data.caching import run_caching
+        from lpd.distributed import join_world
+
+        with join_world(config.device) as world:
+            run_caching(config, world)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,19 @@ torchrun --nproc_per_node=8 main_eval.py ...
 """
 
 from lpd import cli
-from lpd.distributed import join_world
-from lpd.evaluation.config import EvalConfig
-from lpd.evaluation.evaluator import run_evaluation
+from lpd.evaluation.setting import EvalConfig
 
 
 def main() -> None:
-    """Parse the flags, join the other processes, evaluate."""
+    """The command."""
     config = cli.parse(EvalConfig, "Generate images with a trained model and measure them.")
-    with cli.command(), join_world(config.device) as world:
-        run_evaluation(config, world)
+    with cli.command():
+        # After the flags: these import torch, which takes seconds.
+        from lpd.distributed import join_world
+        from lpd.evaluation.sweep import run_evaluation
+
+        with join_world(config.device) as world:
+            run_evaluation(config, world)
 
 
 if __name__ == "__main__":

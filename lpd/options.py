@@ -12,7 +12,7 @@ keyword arguments, and in records plain names.
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import tyro
@@ -21,6 +21,7 @@ Flat: Any = tyro.conf.OmitArgPrefixes
 """Marks a field whose dataclass's fields count as the configuration's own."""
 
 OptionsT = TypeVar("OptionsT")
+CallableT = TypeVar("CallableT", bound=Callable[..., Any])
 
 
 def flatten(options: Any) -> dict[str, Any]:
@@ -88,6 +89,19 @@ def defaults(options_class: type) -> dict[str, Any]:
         for parameter in parameters(options_class)
         if parameter.default is not inspect.Parameter.empty
     }
+
+
+def takes_options(options_class: type) -> Callable[[CallableT], CallableT]:
+    """Have the signature of a function with ``**options`` tell what the options are."""
+
+    def decorate(function: CallableT) -> CallableT:
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        told = signature.replace(parameters=[*own, *parameters(options_class)])
+        function.__signature__ = told  # type: ignore[attr-defined]
+        return function
+
+    return decorate
 
 
 def _fields(options_class: type) -> Iterator[tuple[dataclasses.Field[Any], type | None]]:

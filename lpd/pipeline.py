@@ -7,35 +7,50 @@ images = pipeline([3, 1, 4], generation_steps=16, cfg=3.0, seed=0)
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
-import numpy as np
-import torch
 from PIL import Image
 
 from lpd.distributed import pick_device
-from lpd.models.loading import load_model
+from lpd.generation import ImageGenerator
 from lpd.models.lpd import LPD
-from lpd.orders.group_sizes import make_group_sizes
-from lpd.orders.locality import LocalityConfig
-from lpd.orders.plan import OrderConfig, make_plan, own_group_sizes
-from lpd.randomness import token_uniforms
-from lpd.sampling.generate import Sampler, SamplingConfig
-from lpd.tokenizer.vq_tokenizer import VQTokenizer, to_pixels
+from lpd.options import Flat, from_flat, takes_options
+from lpd.orders.request import OrderOptions
+from lpd.pretrained import load_model
+from lpd.sampling.config import SamplingConfig
+from lpd.tokenizer.vq_tokenizer import VQTokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineOptions:
+    """What a call of the pipeline takes beside labels and a seed, as the command line calls it."""
+
+    decoding: Annotated[OrderOptions, Flat] = field(default_factory=OrderOptions)
+    lpd_order_file: Path | str | None = None
+    """Pre-generated locality-aware orders (orders/run_lpd_order.py); made as needed otherwise."""
+    sampling: Annotated[SamplingConfig, Flat] = field(default_factory=SamplingConfig)
 
 
 class LPDPipeline:
     """Generates images from class labels."""
 
-    def __init__(self, model: LPD, tokenizer: VQTokenizer) -> None:
-        """Raises InputError when the tokenizer's codebook is not the model's vocabulary."""
-        config = model.config
-        tokenizer.check_fits(
-            vocab_size=config.vocab_size, stride=config.stride, sha256=config.tokenizer_sha256
-        )
+    def __init__(
+        self, model: LPD, tokenizer: VQTokenizer, *, batch_size: int = 64, bf16: bool = False
+    ) -> None:
+        """Args:
+            model: the transformer, in evaluation mode.
+            tokenizer: the tokenizer whose codes it models.
+            batch_size: most images generated at a time.
+            bf16: compute under bfloat16 autocast.
+
+        Raises:
+            InputError: the tokenizer's codebook is not the model's vocabulary.
+        """
         self.model = model
         self.tokenizer = tokenizer
-        self._sampler: Sampler | None = None
+        self.generator = ImageGenerator(model, tokenizer, batch_size=batch_size, bf16=bf16)
 
     @classmethod
     def from_pretrained(
@@ -46,6 +61,8 @@ class LPDPipeline:
         preset: str | None = None,
         img_size: int | None = None,
         device: str | None = None,
+        batch_size: int = 64,
+        bf16: bool = False,
     ) -> "LPDPipeline":
         """Load a model and a tokenizer.
 
@@ -55,6 +72,8 @@ class LPDPipeline:
             preset: the model's preset, for checkpoints without a configuration.
             img_size: image side in pixels, for the same.
             device: cpu, cuda, ...; by default CUDA where there is one.
+            batch_size: most images generated at a time.
+            bf16: compute under bfloat16 autocast.
 
         Raises:
             InputError: a file is missing, damaged, or does not fit.
@@ -63,53 +82,38 @@ class LPDPipeline:
         return cls(
             load_model(Path(model_path), where, preset=preset, img_size=img_size),
             VQTokenizer.from_pretrained(Path(tokenizer_path), where),
+            batch_size=batch_size,
+            bf16=bf16,
         )
 
+    @takes_options(PipelineOptions)
     def __call__(
-        self,
-        labels: Sequence[int],
-        *,
-        generation_steps: int = 20,
-        order: str = "lpd",
-        repulsion_threshold: float = 2.0,
-        cfg: float = 1.0,
-        cfg_schedule: str = "linear",
-        temperature: float = 1.0,
-        top_k: int = 0,
-        top_p: float = 1.0,
-        seed: int = 0,
+        self, labels: Sequence[int | None], *, seed: int = 0, **options: Any
     ) -> list[Image.Image]:
         """Generate one image per label.
 
-        Image i depends on its label, the seed and i alone. Orders with passes of their own (see
-        ``OrderConfig.kind``) take those, not ``generation_steps``.
+        Image i depends on its label, the options, the seed and i alone. Orders with passes of their
+        own take those, not ``generation_steps``.
+
+        Args:
+            labels: a class for each image; None for no class.
+            seed: names the run's random numbers.
+            options: those of main_eval.py by the same names: ``order``, ``generation_steps``,
+                ``group_size_schedule``, ``group_sizes``, ``proximity_threshold``,
+                ``repulsion_threshold``, ``lpd_order_file``, ``cfg``, ``cfg_schedule``,
+                ``temperature``, ``top_k``, ``top_p``. ``inspect.signature`` tells their defaults.
 
         Raises:
             InputError: a label, order, number of steps or sampling setting out of range.
+            TypeError: there is no option of a name.
         """
-        config = self.model.config
-        images = np.arange(len(labels))
-        order_config = OrderConfig(
-            kind=order, locality=LocalityConfig(repulsion_threshold=repulsion_threshold)
+        chosen = from_flat(PipelineOptions, options)
+        order_file = chosen.lpd_order_file
+        source = chosen.decoding.source(
+            self.generator.grid, lpd_order_file=None if order_file is None else Path(order_file)
         )
-        group_sizes = own_group_sizes(order, config.grid)
-        if group_sizes is None:
-            group_sizes = make_group_sizes(config.num_positions, generation_steps)
-        plan = make_plan(order_config, config.grid, group_sizes, seed, images)
-        sampling = SamplingConfig(
-            cfg=cfg,
-            cfg_schedule=cfg_schedule,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-        )
-        if self._sampler is None or self._sampler.batch_size < len(labels):
-            self._sampler = Sampler(self.model, len(labels))
-        codes = self._sampler(
-            torch.tensor(labels, dtype=torch.int64),
-            plan,
-            torch.from_numpy(token_uniforms(seed, images, config.num_positions)),
-            sampling,
-        )  # (B, N)
-        pixels = to_pixels(self.tokenizer.decode(codes))  # (B, 3, H, W)
-        return [Image.fromarray(image) for image in pixels.permute(0, 2, 3, 1).cpu().numpy()]
+        images: list[Image.Image] = []
+        for batch in self.generator.batches(labels, source, seed=seed, sampling=chosen.sampling):
+            pixels = batch.images.permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, 3)
+            images += [Image.fromarray(each) for each in pixels]
+        return images

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from lpd import cli
 from lpd.errors import InputError
-from lpd.orders.files import check_fits, check_suffix, load_orders, save_orders
-from lpd.orders.group_sizes import GroupSizes
+from lpd.orders.files import check_fits, check_suffix, load_orders, order_origin, save_orders
 from lpd.orders.request import OrderRequest
 from lpd.orders.workers import make_orders
+from lpd.provenance import Origin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class RunOrderConfig(OrderRequest):
     num_runs: int = 60000
     """How many orders."""
     max_workers: int | None = None
-    """Worker processes; by default one per CPU core of this process."""
+    """Worker threads; by default one per CPU core of this process."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,15 +39,14 @@ class RunOrderConfig(OrderRequest):
 
 
 def run(config: RunOrderConfig) -> None:
-    """Make the orders in worker processes and write the file, unless it is there."""
-    group_sizes = config.choose_group_sizes()
-    if is_complete(config, group_sizes):
+    """Make the orders in worker threads and write the file, unless it is there."""
+    source = config.source
+    kind, locality = source.order.kind, source.order.locality
+    if is_complete(config, order_origin(kind, source.group_sizes, config.seed, locality)):
         print(f"complete already: {config.output_file}")
         return
     orders = make_orders(
-        config.order_config(),
-        config.grid,
-        group_sizes,
+        source,
         config.seed,
         config.num_runs,
         max_workers=config.max_workers,
@@ -56,15 +55,15 @@ def run(config: RunOrderConfig) -> None:
     save_orders(
         config.output_file,
         orders,
-        group_sizes,
-        kind=config.order,
+        source.group_sizes,
+        kind=kind,
         seed=config.seed,
-        thresholds=(config.proximity_threshold, config.repulsion_threshold),
+        locality=locality,
     )
-    print(f"{config.num_runs} orders of {len(group_sizes)} passes: {config.output_file}")
+    print(f"{config.num_runs} orders of {len(source.group_sizes)} passes: {config.output_file}")
 
 
-def is_complete(config: RunOrderConfig, group_sizes: GroupSizes) -> bool:
+def is_complete(config: RunOrderConfig, origin: Origin) -> bool:
     """Whether the file holds these orders; a .json file does not tell."""
     if config.output_file.suffix != ".npz" or not config.output_file.is_file():
         return False
@@ -72,13 +71,7 @@ def is_complete(config: RunOrderConfig, group_sizes: GroupSizes) -> bool:
         found = load_orders(config.output_file)
     except InputError:  # damaged: it is made again
         return False
-    return (
-        len(found.orders) == config.num_runs
-        and found.group_sizes == group_sizes
-        and found.kind == config.order
-        and found.seed == config.seed
-        and found.thresholds == (config.proximity_threshold, config.repulsion_threshold)
-    )
+    return len(found.orders) == config.num_runs and found.is_of(origin)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ differences; beyond tolerance the exit code is 1.
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,8 +30,10 @@ from lpd.models.lpd import LPD, LPDConfig
 from lpd.models.visibility import Visibility, dense_attention, sparse_attention
 from lpd.orders.group_sizes import GroupSizes
 from lpd.orders.plan import DecodePlan
-from lpd.sampling.generate import Sampler, SamplingConfig
-from lpd.sampling.logits import guidance_scales, guide
+from lpd.sampling.config import SamplingConfig
+from lpd.sampling.guidance import guidance_scales
+from lpd.sampling.logits import guide
+from lpd.sampling.sampler import Sampler
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
 from lpd.weights import load_strictly
 
@@ -178,16 +180,13 @@ def compare_decoding(
     name, cfg, schedule = case["case"], case["cfg"], case["cfg_schedule"]
     orders = torch.from_numpy(plan.orders)
     expected = tensors[f"{name}.greedy_tokens"].gather(1, orders)  # (B, N) in generation order
-    if cfg != 1:
-        labels_of_rows = torch.cat([labels, torch.full_like(labels, model.null_label)])
-    else:
-        labels_of_rows = labels
+    labels_of_rows = torch.cat([labels, model.conditioning.null(labels)]) if cfg != 1 else labels
     head = decode_given_tokens(model, expected, orders, labels_of_rows, plan.group_sizes)
     yield close(f"{name} head logits", head, tensors[f"{name}.head_logits"], absolute=1e-4)
     guided_expected = tensors[f"{name}.guided_logits"]
     guided = head.cpu()
     if cfg != 1:
-        guided = guide(guided, guidance_scales(cfg, schedule, orders.shape[1]))
+        guided = guide(guided, torch.from_numpy(guidance_scales(cfg, schedule, orders.shape[1])))
     # Guidance by s amplifies the head's differences up to 2 s - 1 times.
     yield close(f"{name} guided logits", guided, guided_expected, absolute=1e-4)
     sampler = Sampler(model, len(plan))
@@ -209,7 +208,7 @@ def decode_given_tokens(
     repeats = len(labels) // len(tokens)
     tokens, orders = (x.to(device).repeat(repeats, 1) for x in (tokens, orders))
     cache = model.make_cache(len(labels))
-    context, start, logits = model.class_context(labels), 0, []
+    context, start, logits = model.prefix(labels), 0, []
     for size in group_sizes:
         places = slice(start, start + size)
         logits.append(model.decode(context, orders[:, places], cache))
@@ -278,6 +277,7 @@ def compare(path: Path, device: torch.device) -> list[Comparison]:
         InputError: the file is none of the known forms.
     """
     file = read(path)
+    comparisons: Callable[[ParityFile, torch.device], Iterator[Comparison]]
     if "group_sizes" in file.meta:
         comparisons = compare_lpd
     elif "codebook_size" in file.meta:

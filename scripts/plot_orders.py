@@ -4,20 +4,21 @@ python scripts/plot_orders.py --img_size 256 --generation_steps 20 --output_file
     --animation_file orders.gif
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from order_figures.statistics import chosen_proximities, curve, nearest_distances
 
 from lpd import cli
 from lpd.errors import InputError
 from lpd.files import atomic_path
-from lpd.orders.group_sizes import GroupSizes
-from lpd.orders.plan import DecodePlan, make_plan, own_group_sizes
+from lpd.orders.group_sizes import GroupSizeOptions
+from lpd.orders.plan import DecodePlan
+from lpd.orders.registry import examples, find_order, own_group_sizes
 from lpd.orders.request import OrderRequest
+from scripts.order_figures.statistics import chosen_proximities, curve, nearest_distances
 
-OTHERS = ("raster", "random", "halton", "par_4x", "par_16x", "nar", "zipar_4", "lpd")
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
 MAX_CHOSEN = 8
 _NUM_CHOSEN = 5
@@ -48,11 +49,13 @@ class PlotConfig(OrderRequest):
             raise InputError(f"{self.animation_file}: an animation ends in .gif")
 
 
-def plan_of(config: PlotConfig, kind: str, sizes: GroupSizes, num_orders: int) -> DecodePlan:
-    """Orders of a kind, in its own group sizes if it has any."""
-    sizes = own_group_sizes(kind, config.grid) or sizes
-    indices = np.arange(num_orders)
-    return make_plan(config.order_config(kind), config.grid, sizes, config.seed, indices)
+def plan_of(config: PlotConfig, kind: str, num_orders: int) -> DecodePlan:
+    """Orders of a kind, in its own passes if it has any and else in those of the main kind."""
+    sizes = config.options.sizes
+    if find_order(kind).has_own_passes:  # which group sizes asked for are not meant for
+        sizes = GroupSizeOptions()
+    options = dataclasses.replace(config.options, order=kind, sizes=sizes)
+    return options.source(config.grid).plan(config.seed, np.arange(num_orders))
 
 
 def others_of(config: PlotConfig) -> list[str]:
@@ -61,18 +64,10 @@ def others_of(config: PlotConfig) -> list[str]:
     Raises:
         InputError: one that was asked for does not exist or does not fit the grid.
     """
-    asked = OTHERS if config.others is None else config.others
-    fitting = []
-    for kind in dict.fromkeys(asked):
-        try:
-            config.order_config(kind)
-            own_group_sizes(kind, config.grid)
-        except InputError:
-            if config.others is not None:
-                raise
-        else:
-            fitting.append(kind)
-    return [kind for kind in fitting if kind != config.order]
+    asked = examples(config.grid) if config.others is None else config.others
+    for kind in asked:
+        own_group_sizes(kind, config.grid)
+    return [kind for kind in dict.fromkeys(asked) if kind != config.options.order]
 
 
 def chosen_passes(asked: tuple[int, ...] | None, num_passes: int) -> tuple[int, ...]:
@@ -96,33 +91,29 @@ def chosen_passes(asked: tuple[int, ...] | None, num_passes: int) -> tuple[int, 
 def run(config: PlotConfig) -> None:
     """Draw the figure and, if asked for, the animation."""
     try:
-        from order_figures.animation import draw_frames, save_animation
-        from order_figures.drawing import Picture, count_of, draw, name_of
+        from scripts.order_figures.animation import draw_frames, save_animation
+        from scripts.order_figures.drawing import Picture, count_of, draw, name_of
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "matplotlib":
             raise
         raise InputError(
             "drawing needs matplotlib: bash environment_setup.sh or pip install matplotlib"
         ) from error
-    sizes = config.choose_group_sizes()
-    chosen = chosen_passes(config.passes, len(sizes))
+    main = config.options.order
     others = others_of(config)
-    curve_kinds = [kind for kind in others if own_group_sizes(kind, config.grid) is None]
-    plans = {
-        kind: plan_of(config, kind, sizes, config.num_orders)
-        for kind in (config.order, *curve_kinds)
-    }
+    curve_kinds = [kind for kind in others if not find_order(kind).has_own_passes]
+    plans = {kind: plan_of(config, kind, config.num_orders) for kind in (main, *curve_kinds)}
+    num_passes = plans[main].num_groups
     maps = {
-        kind: plan_of(config, kind, sizes, 1).pass_of_cell.reshape(config.grid)
-        for kind in (*others, config.order)
+        kind: plan_of(config, kind, 1).pass_of_cell.reshape(config.grid) for kind in (*others, main)
     }
-    name, size, side = name_of(config.order), config.img_size, config.grid[0]
+    name, size, side = name_of(main), config.img_size, config.grid[0]
     picture = Picture(
         title=f"{name[0].upper()}{name[1:]} decoding: {size} × {size} pixels, "
-        f"{side} × {side} cells, {count_of(len(sizes))}",
-        passes=plans[config.order].pass_of_cell.reshape(-1, *config.grid),
-        chosen=chosen,
-        proximity_threshold=config.proximity_threshold,
+        f"{side} × {side} cells, {count_of(num_passes)}",
+        passes=plans[main].pass_of_cell.reshape(-1, *config.grid),
+        chosen=chosen_passes(config.passes, num_passes),
+        proximity_threshold=config.options.locality.proximity_threshold,
         spacing={kind: curve(nearest_distances(plans[kind], config.grid)) for kind in plans},
         nearness={kind: curve(chosen_proximities(plans[kind], config.grid)) for kind in plans},
         maps=maps,

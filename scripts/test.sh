@@ -1,6 +1,15 @@
 #!/usr/bin/env bash
-# Set up what the tests need and run all of them. Arguments go to pytest.
+# Set up what the tests need and run them.
+#
+#   bash scripts/test.sh [--quick] [PYTEST ARGUMENTS...]
+#
+# --quick is the inner loop, under a minute: it leaves out the tests marked slow, which are those
+# that start programs with torch, train, or otherwise take over 1.5 seconds. Without it all run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
+if [ "${1:-}" = --quick ]; then
+    shift
+    set -- -m "not slow" "$@"
+fi
 exec "$python" -m pytest "$@"

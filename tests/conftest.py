@@ -1,5 +1,6 @@
 """Fixtures shared by the tests."""
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(skip)
+
+
+@pytest.fixture
+def said(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
+    """What was written to standard error, as words: without line breaks and tyro's boxes."""
+
+    def said() -> str:
+        return " ".join(re.sub("[\u2500-\u257f]", " ", capsys.readouterr().err).split())
+
+    return said
 
 
 @pytest.fixture(scope="session", autouse=True)

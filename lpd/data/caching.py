@@ -2,15 +2,15 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from lpd.data.code_cache import SHARD_IMAGES, UNREADABLE, CacheIndex, CacheWriter, CodeCache
+from lpd.data.config import CacheConfig
 from lpd.data.images import SquareImages, index_images, reading
+from lpd.data.published_cache import open_cache
 from lpd.data.transforms import normalize_
 from lpd.distributed import World
 from lpd.errors import InputError
@@ -18,37 +18,6 @@ from lpd.tokenizer.vq_tokenizer import VQTokenizer
 
 # Decoding JPEGs at this many a time keeps up with one GPU; more would only take memory.
 _MOST_WORKERS = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class CacheConfig:
-    """Which images to encode with which tokenizer, and where the codes go."""
-
-    img_size: int = 256
-    """Side in pixels of the squares that images are cropped to."""
-    vqgan_path: Path = Path("tokenizers/vq_ds16_c2i.pt")
-    """The tokenizer's weights: a .pt, .pth or .safetensors file, or a folder."""
-    data_path: Path
-    """Folder with train/CLASS/* images."""
-    cached_path: Path
-    """Folder for the cache; one that is there already is completed."""
-    batch_size: int = 64
-    """Images encoded at once, per process."""
-    num_workers: int | None = None
-    """Processes that decode images, per process; 0 decodes in the main one. By default one per
-    core, at most 8."""
-    device: str | None = None
-    """cpu, cuda, ...; by default the process's GPU, or the CPU where there is none."""
-    skip_unreadable: bool = False
-    """Leave images that cannot be read without codes, instead of stopping."""
-
-    def __post_init__(self) -> None:
-        if self.img_size < 1:
-            raise InputError(f"img_size must be at least 1, got {self.img_size}")
-        if self.batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
-        if self.num_workers is not None and self.num_workers < 0:
-            raise InputError(f"num_workers must be at least 0, got {self.num_workers}")
 
 
 def run_caching(config: CacheConfig, world: World) -> None:
@@ -96,7 +65,7 @@ def run_caching(config: CacheConfig, world: World) -> None:
         error = unreadable  # the others finish their shards first
     world.agree(error)
     if world.is_main:
-        print(_summary(CodeCache.open(config.cached_path)))
+        print(_summary(open_cache(config.cached_path)))
 
 
 def encode_shards(

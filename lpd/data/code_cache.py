@@ -6,15 +6,11 @@ flipped), each with the codes of the next 8192 images of the index. A shard is t
 all, so caching goes on by making the missing ones. A row of an image that could not be read holds
 65535 everywhere.
 
-The published caches, one ``CLASS/FILE.npz`` per image, are read through the same interface and can
-be converted.
-
 Symbols: n images, B of them in a batch, N codes per image in raster order, V codes in the codebook.
 """
 
 import hashlib
 import math
-import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,12 +20,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
-from lpd.data.images import class_folders, files_with_suffix
 from lpd.errors import InputError
 from lpd.files import atomic_path, read_json, write_json
-from lpd.tokenizer.vqgan import VQGANConfig
+from lpd.provenance import Origin, missing
 
 FORMAT_VERSION = 1
 SHARD_IMAGES = 8192
@@ -109,19 +103,10 @@ class CacheWriter:
         remedy = f"remove {self.path} to make it anew, or give another --cached_path"
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is not a folder; give another --cached_path")
-        if not (self.path / META_NAME).is_file():
+        if not Origin(values=self.index.meta()).check_file(self.path / META_NAME, remedy=remedy):
             if any(self.path.glob("codes_*.npy")):
                 raise InputError(f"{self.path} holds codes but no {META_NAME}; {remedy}")
             return
-        found = read_json(self.path / META_NAME)
-        if not isinstance(found, dict):
-            raise InputError(f"{self.path / META_NAME} is not the index of a code cache; {remedy}")
-        for key, value in self.index.meta().items():
-            if found.get(key) != value:
-                raise InputError(
-                    f"the code cache {self.path} is another one: its {key} is "
-                    f"{reprlib.repr(found.get(key))}, this run's is {reprlib.repr(value)}; {remedy}"
-                )
         files = self.path / FILES_NAME
         if files.is_file() and files.read_bytes() != self.index.files_text():
             raise InputError(f"{files} is not the list that {META_NAME} was made for; {remedy}")
@@ -142,8 +127,8 @@ class CacheWriter:
 
     def missing_shards(self) -> list[int]:
         """The shards that are not there yet."""
-        count = math.ceil(len(self.index.files) / SHARD_IMAGES)
-        return [shard for shard in range(count) if not _shard_file(self.path, shard).is_file()]
+        files = _shard_files(self.path, len(self.index.files))
+        return [files.index(file) for file in missing(files)]
 
     def shard_rows(self, shard: int) -> range:
         """The rows of the index whose codes a shard holds."""
@@ -163,7 +148,7 @@ class CacheWriter:
 
 
 class CodeCache(ABC):
-    """The codes of n images, to read. See :meth:`open`."""
+    """The codes of n images, to read; :func:`lpd.data.published_cache.open_cache` opens one."""
 
     num_positions: int
     """N."""
@@ -181,19 +166,6 @@ class CodeCache(ABC):
     """(n,)."""
     path: Path
     """The cache's folder."""
-
-    @staticmethod
-    def open(path: Path) -> "CodeCache":
-        """Open a cache made by main_cache.py, or a published one.
-
-        Raises:
-            InputError: there is none, it is incomplete or damaged.
-        """
-        if (path / META_NAME).is_file():
-            return ShardedCache(path)
-        if path.is_dir() and any(path.glob("*/*.npz")):
-            return PublishedCache(path)
-        raise InputError(f"there is no code cache at {path}; make one with main_cache.py")
 
     @property
     def num_images(self) -> int:
@@ -293,16 +265,11 @@ class ShardedCache(CodeCache):
         self.tokenizer_sha256 = meta["tokenizer_sha256"]
         self.class_names = tuple(meta["class_names"])
         num_images = meta["num_images"]
-        count = math.ceil(num_images / SHARD_IMAGES)
-        shard_files = [_shard_file(path, shard) for shard in range(count)]
-        missing = [
-            file
-            for file in (path / FILES_NAME, path / LABELS_NAME, *shard_files)
-            if not file.is_file()
-        ]
-        if missing:
+        shard_files = _shard_files(path, num_images)
+        lacking = missing((path / FILES_NAME, path / LABELS_NAME, *shard_files))
+        if lacking:
             raise InputError(
-                f"the code cache {path} is incomplete ({missing[0].name} is missing); run the same "
+                f"the code cache {path} is incomplete ({lacking[0].name} is missing); run the same "
                 "main_cache.py command again to complete it"
             )
         files = (path / FILES_NAME).read_bytes()
@@ -337,107 +304,12 @@ class ShardedCache(CodeCache):
         out[:] = self._shards[shard][place, int(flipped)]
 
 
-class PublishedCache(CodeCache):
-    """A published cache: one ``CLASS/FILE.npz`` per image with ``indices`` and ``indices_flip``.
-
-    It does not say how it was made. The published ones are of the VQ-16 tokenizer, which gives the
-    image size and vocabulary unless others are given.
-    """
-
-    def __init__(self, path: Path, tokenizer: VQGANConfig | None = None) -> None:
-        """Read the list of images, and one of them for N.
-
-        Args:
-            path: the folder that holds the class folders.
-            tokenizer: the shape of the tokenizer's network; None is the published VQ-16.
-
-        Raises:
-            InputError: there are no class folders, one is empty, or the first file is damaged.
-        """
-        tokenizer = tokenizer or VQGANConfig()
-        self.path = path
-        self.class_names = class_folders(path)
-        files: list[str] = []
-        labels: list[int] = []
-        for label, name in enumerate(self.class_names):
-            images = files_with_suffix(path / name, frozenset({".npz"}))
-            if not images:
-                raise InputError(f"{path / name} holds no .npz files; the cache is incomplete")
-            files += [f"{name}/{image.removesuffix('.npz')}" for image in images]
-            labels += [label] * len(images)
-        self.files = files
-        self.labels = np.array(labels, dtype=np.int64)
-        self.tokenizer_sha256 = None
-        self.vocab_size = tokenizer.codebook_size
-        self.num_positions = len(self._load(0, flipped=False))
-        side = math.isqrt(self.num_positions)
-        if side**2 != self.num_positions:
-            raise InputError(
-                f"the codes of {files[0]} in {path} are {self.num_positions}, no square grid; "
-                "is it a cache of this kind?"
-            )
-        self.image_size = side * tokenizer.stride
-
-    def _load(self, row: int, *, flipped: bool) -> npt.NDArray[np.integer[Any]]:
-        file = self.path / f"{self.files[row]}.npz"
-        key = "indices_flip" if flipped else "indices"
-        try:
-            with np.load(file, allow_pickle=False) as content:
-                codes = content[key]
-        except Exception as error:  # numpy and zipfile raise many kinds for damaged files
-            raise InputError(
-                f"cannot read {key} in {file}: {error}; make or download the file again"
-            ) from error
-        if not np.issubdtype(codes.dtype, np.integer):
-            raise InputError(f"{key} in {file} is {codes.dtype}, expected integers")
-        return codes.reshape(-1)  # (N,)
-
-    def _read(self, row: int, flipped: bool, out: npt.NDArray[np.int64]) -> None:
-        codes = self._load(row, flipped=flipped)
-        if codes.shape != out.shape:
-            raise InputError(
-                f"{self.path / self.files[row]}.npz holds {len(codes)} codes, others {len(out)}"
-            )
-        out[:] = codes
-
-
-def convert_published(cache: PublishedCache, path: Path, *, tokenizer_sha256: str) -> None:
-    """Write a published cache in this project's format; an interrupted conversion goes on.
-
-    Args:
-        cache: the published cache.
-        path: the new cache's folder.
-        tokenizer_sha256: of the weight file of the tokenizer that made it.
-
-    Raises:
-        InputError: a file is damaged, or ``path`` holds another cache.
-    """
-    index = CacheIndex(
-        image_size=cache.image_size,
-        vocab_size=cache.vocab_size,
-        tokenizer_sha256=tokenizer_sha256,
-        class_names=cache.class_names,
-        files=tuple(cache.files),
-        labels=cache.labels,
-    )
-    writer = CacheWriter(path, index)
-    writer.check()
-    missing = writer.missing_shards()
-    writer.write_index()
-    codes = np.empty((min(SHARD_IMAGES, len(index.files)), 2, cache.num_positions), np.uint16)
-    num_images = sum(len(writer.shard_rows(shard)) for shard in missing)
-    with tqdm(total=num_images, desc="converting", unit="image") as bar:
-        for shard in missing:
-            rows = writer.shard_rows(shard)
-            for place, row in enumerate(rows):
-                both = cache.get(np.array([row, row]), np.array([False, True]))  # (2, N)
-                codes[place] = both
-                bar.update()
-            writer.write_shard(shard, codes[: len(rows)])
-
-
 def _shard_file(path: Path, shard: int) -> Path:
     return path / f"codes_{shard:05d}.npy"
+
+
+def _shard_files(path: Path, num_images: int) -> list[Path]:
+    return [_shard_file(path, shard) for shard in range(math.ceil(num_images / SHARD_IMAGES))]
 
 
 def _shard_rows(shard: int, num_images: int) -> range:

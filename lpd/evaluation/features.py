@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch_fidelity.utils import create_feature_extractor
 
 from lpd.errors import InputError
+from lpd.evaluation.setting import INCEPTION
 from lpd.files import sha256_of_file
 from lpd.weights import (
     find_config,
@@ -27,7 +28,6 @@ from lpd.weights import (
     weights_file,
 )
 
-INCEPTION = "inception"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
 _INCEPTION_URL = (
     f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION_FILE}"

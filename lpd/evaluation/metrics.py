@@ -1,11 +1,13 @@
-"""The metrics, as pure functions of features and logits.
+"""The metrics: pure functions of features and logits, and the table of what a run computes.
 
-n samples, D features, C classes. Statistics are float64 throughout: covariances of 2048 features
-lose too much in float32.
+A metric is one entry in :data:`METRICS`: the numbers it gives and how they are computed from the
+samples and the reference. Files and tables read their names and order there.
+
+n samples, m reference samples, D features, C classes.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,86 +24,13 @@ from torch_fidelity.metric_prc import (
 )
 
 from lpd.errors import InputError
-
-Float64Array = npt.NDArray[np.float64]
+from lpd.evaluation.reference import Reference
+from lpd.evaluation.statistics import GaussianStatistics, gaussian_statistics
 
 # The convention of published inception scores, and of published precision and recall.
 INCEPTION_SCORE_SPLITS = 10
 NEIGHBOURHOOD = 3
 _SHUFFLE_SEED = 2020
-
-
-@dataclass(frozen=True, kw_only=True)
-class GaussianStatistics:
-    """Mean and covariance of features."""
-
-    mean: Float64Array
-    """(D,)"""
-    covariance: Float64Array
-    """(D, D)"""
-
-    def __post_init__(self) -> None:
-        size = len(self.mean) if self.mean.ndim == 1 else 0
-        if size == 0 or self.covariance.shape != (size, size):
-            raise InputError(
-                "statistics are a mean of D numbers and a covariance of D x D, got shapes "
-                f"{self.mean.shape} and {self.covariance.shape}"
-            )
-        if not (np.isfinite(self.mean).all() and np.isfinite(self.covariance).all()):
-            raise InputError("statistics hold a number that is not finite")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Moments:
-    """Count, mean and scatter of samples: statistics that can be added up.
-
-    Adding merges two sets of samples by Chan, Golub and LeVeque's update (1979), so a set too
-    large for memory, or spread over processes, is seen once and part by part.
-    """
-
-    count: int
-    """n"""
-    mean: Float64Array
-    """(D,)"""
-    scatter: Float64Array
-    """(D, D) sum of the products of deviations from the mean."""
-
-    @classmethod
-    def of(cls, features: npt.NDArray[np.floating]) -> Self:
-        """The moments of (n, D) features, n >= 1."""
-        samples = features.astype(np.float64)  # (n, D)
-        mean = samples.mean(axis=0)  # (D,)
-        samples -= mean
-        return cls(count=len(samples), mean=mean, scatter=samples.T @ samples)
-
-    def __add__(self, other: Self) -> Self:
-        count = self.count + other.count
-        shift = other.mean - self.mean
-        between = np.outer(shift, shift) * (self.count * other.count / count)
-        return type(self)(
-            count=count,
-            mean=self.mean + shift * (other.count / count),
-            scatter=self.scatter + other.scatter + between,
-        )
-
-    def statistics(self) -> GaussianStatistics:
-        """Mean and unbiased covariance.
-
-        Raises:
-            InputError: a single sample has no covariance.
-        """
-        if self.count < 2:
-            raise InputError(f"statistics need at least 2 images, got {self.count}")
-        return GaussianStatistics(mean=self.mean, covariance=self.scatter / (self.count - 1))
-
-
-def gaussian_statistics(features: npt.NDArray[np.floating]) -> GaussianStatistics:
-    """Mean and unbiased covariance of (n, D) features.
-
-    Raises:
-        InputError: fewer than 2 samples, or a feature that is not finite.
-    """
-    return Moments.of(features).statistics()
 
 
 def frechet_distance(first: GaussianStatistics, second: GaussianStatistics) -> float:
@@ -204,3 +133,106 @@ def precision_recall(
 def class_accuracy(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> float:
     """Share of the samples whose largest of (n, C) logits is that of their label."""
     return float((logits.argmax(axis=1) == labels).mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """What metrics are computed of: all images of a setting."""
+
+    features: npt.NDArray[np.float32]
+    """(n, D)"""
+    logits: npt.NDArray[np.float32]
+    """(n, C)"""
+    labels: npt.NDArray[np.int64]
+    """(n,) the class each image was made for."""
+    logits_are_classes: bool
+    """Whether logit c stands for the run's class c."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Number:
+    """How a number is called and written."""
+
+    key: str
+    """In metrics.json and results.json."""
+    heading: str
+    """Of its column in the table."""
+    format: str
+    """Of its cells, such as {:.3f}."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """Numbers that are computed together."""
+
+    numbers: tuple[Number, ...]
+    """What it gives."""
+    compute: Callable[[Samples, Reference], tuple[float | None, ...]]
+    """Gives a value for each of them; None where the samples or the reference do not allow it."""
+
+
+def _fid(samples: Samples, reference: Reference) -> tuple[float | None]:
+    if reference.statistics is None:
+        return (None,)
+    return (frechet_distance(reference.statistics, gaussian_statistics(samples.features)),)
+
+
+def _inception_score(samples: Samples, _reference: Reference) -> tuple[float | None, float | None]:
+    if len(samples) < INCEPTION_SCORE_SPLITS:
+        return None, None
+    score = inception_score(samples.logits)
+    return score.mean, score.std
+
+
+def _class_accuracy(samples: Samples, _reference: Reference) -> tuple[float | None]:
+    if not samples.logits_are_classes:
+        return (None,)
+    return (class_accuracy(samples.logits, samples.labels),)
+
+
+def _precision_recall(samples: Samples, reference: Reference) -> tuple[float | None, float | None]:
+    if reference.features is None or (min(len(samples), len(reference.features)) <= NEIGHBOURHOOD):
+        return None, None
+    result = precision_recall(samples.features, reference.features)
+    return result.precision, result.recall
+
+
+METRICS: tuple[Metric, ...] = (
+    Metric(numbers=(Number(key="fid", heading="FID", format="{:.3f}"),), compute=_fid),
+    Metric(
+        numbers=(
+            Number(key="inception_score", heading="IS", format="{:.2f}"),
+            Number(key="inception_score_std", heading="IS std", format="{:.2f}"),
+        ),
+        compute=_inception_score,
+    ),
+    Metric(
+        numbers=(Number(key="class_accuracy", heading="accuracy", format="{:.4f}"),),
+        compute=_class_accuracy,
+    ),
+    Metric(
+        numbers=(
+            Number(key="precision", heading="precision", format="{:.4f}"),
+            Number(key="recall", heading="recall", format="{:.4f}"),
+        ),
+        compute=_precision_recall,
+    ),
+)
+"""Every metric of a run, in the order of files and tables."""
+
+
+def all_numbers() -> list[Number]:
+    """The numbers of all metrics, in the order of files and tables."""
+    return [number for metric in METRICS for number in metric.numbers]
+
+
+def compute_metrics(samples: Samples, reference: Reference) -> Mapping[str, float | None]:
+    """Every number of every metric by its key; None where it cannot be computed."""
+    return {
+        number.key: value
+        for metric in METRICS
+        for number, value in zip(metric.numbers, metric.compute(samples, reference), strict=True)
+    }

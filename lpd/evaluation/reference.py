@@ -5,12 +5,14 @@ n images, m of them kept for precision and recall, D features.
 
 import hashlib
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
@@ -23,15 +25,13 @@ from lpd.data.images import (
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.evaluation.features import FeatureExtractor
-from lpd.evaluation.metrics import GaussianStatistics, Moments
+from lpd.evaluation.statistics import GaussianStatistics, Moments, RunningMoments, extract
 from lpd.files import atomic_path, sha256_of_file
 
 # Published precision and recall are against 10,000 real images (arXiv 2105.05233).
 MAX_NEIGHBOUR_IMAGES = 10_000
 # A worker process is worth starting for at least so many images.
 _IMAGES_PER_WORKER = 500
-# Adding up (D, D) moments costs as much as computing those of D images.
-_ROWS_AT_A_TIME = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,39 +181,38 @@ def _compute_share(
     count = min(source.num_images, MAX_NEIGHBOUR_IMAGES)
     kept_rows = np.arange(count) * source.num_images // count  # (m,) evenly over all classes
     share = world.shard(source.num_images)
-    moments: Moments | None = None
-    pending: list[npt.NDArray[np.float32]] = []
+    moments = RunningMoments()
     kept: list[npt.NDArray[np.float32]] = []
-    rows = np.array_split(np.asarray(share), range(batch_size, len(share), batch_size))
+    rows = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
     with (
         reading(
             source.images,
-            [batch.tolist() for batch in rows],
+            rows,
             num_workers=min(num_workers, len(share) // _IMAGES_PER_WORKER),
         ) as loaded,
         tqdm(
             total=len(share), desc="reference", unit="image", disable=not world.is_main
         ) as progress,
     ):
-        for batch_rows, batch in zip(rows, loaded, strict=True):
-            errors = [error for error in batch.error if error]
-            if errors:
-                raise InputError(f"the reference {source.path} is not whole: {errors[0]}")
-            features = extractor(batch.pixels.to(world.device)).features.cpu().numpy()  # (B, D)
-            kept.append(features[np.isin(batch_rows, kept_rows)])
-            pending.append(features)
-            progress.update(len(features))
-            if sum(map(len, pending)) >= _ROWS_AT_A_TIME:
-                moments = _add(moments, pending)
-                pending.clear()
-    if pending:
-        moments = _add(moments, pending)
-    return moments, np.concatenate(kept) if kept else None
+        measured = extract(_pixels(source.path, loaded), extractor, world.device)
+        for batch_rows, batch in zip(rows, measured, strict=True):
+            kept.append(batch.features[np.isin(batch_rows, kept_rows)])
+            moments.add(batch.features)
+            progress.update(len(batch))
+    return moments.moments(), np.concatenate(kept) if kept else None
 
 
-def _add(moments: Moments | None, features: list[npt.NDArray[np.float32]]) -> Moments:
-    part = Moments.of(np.concatenate(features))
-    return part if moments is None else moments + part
+def _pixels(path: Path, loaded: Iterator[LoadedImage]) -> Iterator[Tensor]:
+    """The pixels (B, 3, H, W) of batches that were read.
+
+    Raises:
+        InputError: an image of a batch could not be read.
+    """
+    for batch in loaded:
+        errors = [error for error in batch.error if error]
+        if errors:
+            raise InputError(f"the reference {path} is not whole: {errors[0]}")
+        yield batch.pixels
 
 
 def _read_cache(path: Path, origin: str) -> Reference | None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 from torchvision.utils import make_grid
 
+from lpd.errors import InputError
+from lpd.evaluation.metrics import Number, all_numbers
 from lpd.evaluation.speed import Speed
 from lpd.files import atomic_path, read_json, write_json
 from lpd.weights import config_from_dict
@@ -24,20 +26,16 @@ GRID_NAME = "samples.png"
 
 Images = npt.NDArray[np.uint8]
 
-# Field, column, format of the printed table.
-_COLUMNS = (
-    ("order", "order", "{}"),
-    ("generation_steps", "passes", "{}"),
-    ("num_images", "images", "{}"),
-    ("fid", "FID", "{:.3f}"),
-    ("inception_score", "IS", "{:.2f}"),
-    ("inception_score_std", "IS std", "{:.2f}"),
-    ("class_accuracy", "accuracy", "{:.4f}"),
-    ("precision", "precision", "{:.4f}"),
-    ("recall", "recall", "{:.4f}"),
-    ("seconds_per_image", "s/image", "{:.5f}"),
-    ("latency_seconds", "latency s", "{:.4f}"),
-    ("images_per_second", "images/s", "{:.2f}"),
+# Columns of the printed table before and after those of the metrics.
+_FIRST_COLUMNS = (
+    Number(key="order", heading="order", format="{}"),
+    Number(key="generation_steps", heading="passes", format="{}"),
+    Number(key="num_images", heading="images", format="{}"),
+)
+_LAST_COLUMNS = (
+    Number(key="seconds_per_image", heading="s/image", format="{:.5f}"),
+    Number(key="latency_seconds", heading="latency s", format="{:.4f}"),
+    Number(key="images_per_second", heading="images/s", format="{:.2f}"),
 )
 
 
@@ -53,18 +51,8 @@ class SettingResult:
     """Tokens per pass."""
     num_images: int
     """Images the metrics are over."""
-    fid: float | None
-    """Fréchet distance to the reference."""
-    inception_score: float | None
-    """Mean over splits."""
-    inception_score_std: float | None
-    """Standard deviation over splits."""
-    class_accuracy: float | None
-    """Share of the images that the classifier assigns to the class they were made for."""
-    precision: float | None
-    """Share of the images among reference images."""
-    recall: float | None
-    """Share of the reference images among generated ones."""
+    metrics: Mapping[str, float | None]
+    """By key, see :data:`lpd.evaluation.metrics.METRICS`."""
     seconds_per_image: float
     """One process's time per image at the evaluation's batch size: sampling and decoding."""
     latency_seconds: float | None = None
@@ -73,6 +61,11 @@ class SettingResult:
     """Throughput at ``throughput_batch_size``, where it was measured."""
     throughput_batch_size: int | None = None
     """Images at a time."""
+
+    def __post_init__(self) -> None:
+        for key, value in self.metrics.items():
+            if not (value is None or isinstance(value, int | float)):
+                raise InputError(f"{key} must be a number or null, got {value!r}")
 
     def with_speed(self, speed: Speed) -> "SettingResult":
         """The same numbers and those of a speed measurement."""
@@ -83,10 +76,36 @@ class SettingResult:
             throughput_batch_size=speed.batch_size,
         )
 
+    def flat(self) -> dict[str, Any]:
+        """Everything by name, with the metrics in their place: what JSON files hold."""
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            values |= value if field.name == "metrics" else {field.name: value}
+        return values
+
+    @classmethod
+    def from_flat(cls, values: Any, source: str) -> "SettingResult":
+        """What :meth:`flat` gave, now or in another version of this program.
+
+        A metric that the file does not know is None; a number that is not known here is kept with
+        the metrics.
+
+        Raises:
+            InputError: ``values`` does not hold them; ``source`` is named.
+        """
+        if not isinstance(values, dict):
+            return config_from_dict(cls, values, source)
+        own = {field.name for field in dataclasses.fields(cls)} - {"metrics"}
+        known = {number.key: values.get(number.key) for number in all_numbers()}
+        others = {key: value for key, value in values.items() if key not in own}
+        rest = {key: value for key, value in values.items() if key in own}
+        return config_from_dict(cls, {**rest, "metrics": {**known, **others}}, source)
+
 
 def write_result(folder: Path, result: SettingResult) -> None:
     """Write a setting's numbers; the file says that the setting is complete."""
-    write_json(folder / METRICS_NAME, dataclasses.asdict(result))
+    write_json(folder / METRICS_NAME, result.flat())
 
 
 def read_result(folder: Path) -> SettingResult | None:
@@ -96,7 +115,7 @@ def read_result(folder: Path) -> SettingResult | None:
         InputError: the file does not hold them.
     """
     path = folder / METRICS_NAME
-    return config_from_dict(SettingResult, read_json(path), str(path)) if path.is_file() else None
+    return SettingResult.from_flat(read_json(path), str(path)) if path.is_file() else None
 
 
 def write_results(output_dir: Path, settings: dict[str, Any]) -> list[SettingResult]:
@@ -113,20 +132,22 @@ def write_results(output_dir: Path, settings: dict[str, Any]) -> list[SettingRes
     results.sort(key=lambda result: (result.order, -result.generation_steps))
     orders: dict[str, dict[str, Any]] = {}
     for result in results:
-        orders.setdefault(result.order, {})[str(result.generation_steps)] = dataclasses.asdict(
-            result
-        )
+        orders.setdefault(result.order, {})[str(result.generation_steps)] = result.flat()
     write_json(output_dir / RESULTS_NAME, {"settings": settings, "orders": orders})
     return results
 
 
 def table(results: Iterable[SettingResult]) -> str:
     """The numbers as lines of text; columns that no result has are left out."""
-    rows = [dataclasses.asdict(result) for result in results]
-    columns = [column for column in _COLUMNS if any(row[column[0]] is not None for row in rows)]
-    lines = [[heading for _, heading, _ in columns]]
+    rows = [result.flat() for result in results]
+    columns = [
+        column
+        for column in (*_FIRST_COLUMNS, *all_numbers(), *_LAST_COLUMNS)
+        if any(row[column.key] is not None for row in rows)
+    ]
+    lines = [[column.heading for column in columns]]
     lines += [
-        ["-" if row[name] is None else form.format(row[name]) for name, _, form in columns]
+        ["-" if row[each.key] is None else each.format.format(row[each.key]) for each in columns]
         for row in rows
     ]
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]

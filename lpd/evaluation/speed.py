@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lpd.evaluation.generate import ImageGenerator, Setting
+from lpd.generation import ImageGenerator
+from lpd.orders.request import PlanSource
+from lpd.sampling.config import SamplingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,38 +30,42 @@ class Speed:
 
 
 def measure_speed(
-    generator: ImageGenerator, setting: Setting, *, warmup: int = 2, repetitions: int = 5
+    generator: ImageGenerator,
+    source: PlanSource,
+    *,
+    sampling: SamplingConfig,
+    seed: int,
+    warmup: int = 2,
+    repetitions: int = 5,
 ) -> Speed:
     """Measure latency, and throughput at the generator's batch size.
 
     Args:
         generator: what is measured.
-        setting: order and group sizes.
+        source: order and group sizes.
+        sampling: how tokens are drawn.
+        seed: of the images that are generated.
         warmup: runs before the clock starts: the first ones fill caches and choose kernels.
         repetitions: timed runs.
     """
-    batch_size = generator.batch_size
-    alone = median_seconds(generator, setting, 1, warmup, repetitions)
-    together = median_seconds(generator, setting, batch_size, warmup, repetitions)
+
+    def median_seconds(num_images: int) -> float:
+        """Of generating the run's first images, all in one batch."""
+        indices = np.arange(num_images)
+        labels = indices % generator.num_classes
+        plan = source.plan(seed, indices)
+        seconds = []
+        for _ in range(warmup + repetitions):
+            generator.synchronize()
+            start = time.perf_counter()
+            generator.generate(labels, plan, seed=seed, image_indices=indices, sampling=sampling)
+            generator.synchronize()
+            seconds.append(time.perf_counter() - start)
+        return statistics.median(seconds[warmup:])
+
     return Speed(
-        latency_seconds=alone,
-        images_per_second=batch_size / together,
-        batch_size=batch_size,
+        latency_seconds=median_seconds(1),
+        images_per_second=generator.batch_size / median_seconds(generator.batch_size),
+        batch_size=generator.batch_size,
         repetitions=repetitions,
     )
-
-
-def median_seconds(
-    generator: ImageGenerator, setting: Setting, num_images: int, warmup: int, repetitions: int
-) -> float:
-    """Median time of generating the run's first images, all in one batch."""
-    indices = np.arange(num_images)
-    plan = generator.plan(setting, indices)
-    seconds = []
-    for _ in range(warmup + repetitions):
-        generator.synchronize()
-        start = time.perf_counter()
-        generator.generate(plan, indices)
-        generator.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[warmup:])

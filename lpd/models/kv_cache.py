@@ -14,7 +14,7 @@ from lpd.models.layers import Attend
 class KVCache:
     """Keys and values of all layers for up to ``batch_size`` sequences.
 
-    N tokens need N + 1 places: the class, and all tokens, of which the last pass's are queries.
+    P prefix rows and N tokens need P + N places: of the tokens, the last pass's are queries.
     """
 
     def __init__(
@@ -23,14 +23,14 @@ class KVCache:
         num_layers: int,
         batch_size: int,
         num_heads: int,
-        num_positions: int,
+        num_rows: int,
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        shape = (num_layers, batch_size, num_heads, num_positions + 1, head_dim)
-        self.keys = torch.empty(shape, dtype=dtype, device=device)  # (L, B, H, N + 1, C)
-        self.values = torch.empty(shape, dtype=dtype, device=device)  # (L, B, H, N + 1, C)
+        shape = (num_layers, batch_size, num_heads, num_rows, head_dim)
+        self.keys = torch.empty(shape, dtype=dtype, device=device)  # (L, B, H, P + N, C)
+        self.values = torch.empty(shape, dtype=dtype, device=device)  # (L, B, H, P + N, C)
         self.length = 0  # context rows held
 
     @property
@@ -59,6 +59,8 @@ class KVCache:
             context = scaled_dot_product_attention(
                 q[:, :, :num_context], keys[:, :, :context_end], values[:, :, :context_end]
             )
+            if num_rows == num_context:  # nothing is asked
+                return context
             queries = scaled_dot_product_attention(
                 q[:, :, num_context:], keys[:, :, :end], values[:, :, :end]
             )

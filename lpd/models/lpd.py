@@ -1,7 +1,7 @@
 """The LPD transformer (paper section 3.2): context tokens and position queries.
 
-B images, N positions, V codebook size, D width. Positions are raster positions 0..N-1; places are
-positions in generation order.
+B images, N positions, P prefix rows (one for a class), V codebook size, D width. Positions are
+raster positions 0..N-1; places are positions in generation order.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from lpd.errors import InputError
+from lpd.models.conditioning import make_conditioning
 from lpd.models.kv_cache import KVCache
 from lpd.models.layers import LAYER_NORM_EPS, Attend, Block, init_weights, lookup
 
@@ -39,6 +40,8 @@ class LPDConfig:
     """Dropout after the attention's projection and in the MLP."""
     tokenizer_sha256: str | None = None
     """Of the weight file of the tokenizer whose codes are modelled; None where it is not known."""
+    conditioning: str = "class"
+    """What images are conditioned on: a kind of :mod:`lpd.models.conditioning`."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -58,6 +61,7 @@ class LPDConfig:
             raise InputError(f"img_size {self.img_size} must be a multiple of stride {self.stride}")
         if not 0 <= self.proj_dropout < 1:
             raise InputError(f"proj_dropout must be in [0, 1), got {self.proj_dropout}")
+        make_conditioning(self)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -96,18 +100,17 @@ class LPD(nn.Module):
     """The LPD transformer.
 
     :meth:`forward` is the training pass over whole images; :meth:`decode` is one pass of parallel
-    decoding. Labels are 0..num_classes-1; ``null_label`` = num_classes is the null class of
-    classifier-free guidance.
+    decoding. Conditions are what ``conditioning`` takes: labels, for a class-conditional model.
     """
 
     def __init__(self, config: LPDConfig) -> None:
         super().__init__()
         self.config = config
         dim = config.dim
-        self.fake_latent = nn.Parameter(torch.empty(1, dim))
+        self.conditioning = make_conditioning(config)
+        self.conditioning.add_parameters(self)
         self.pos_embed = nn.Parameter(torch.empty(1, config.num_positions + 1, dim))
         self.mask_token = nn.Parameter(torch.empty(1, 1, dim))
-        self.class_emb = nn.Embedding(config.num_classes, dim)
         self.token_emb = nn.Embedding(config.vocab_size, dim)
         self.z_proj_ln = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.blocks = nn.ModuleList(
@@ -121,22 +124,18 @@ class LPD(nn.Module):
     def init_weights(self) -> None:
         """Draw the initial weights from torch's global generator."""
         self.apply(init_weights)
-        for parameter in (self.fake_latent, self.pos_embed, self.mask_token):
+        self.conditioning.init_weights(self)
+        for parameter in (self.pos_embed, self.mask_token):
             nn.init.normal_(parameter, std=0.02)
 
-    @property
-    def null_label(self) -> int:
-        """The label of the null class."""
-        return self.config.num_classes
-
-    def forward(self, tokens: Tensor, labels: Tensor, orders: Tensor, attend: Attend) -> Tensor:
+    def forward(self, tokens: Tensor, condition: Tensor, orders: Tensor, attend: Attend) -> Tensor:
         """Logits of every token given the tokens of earlier groups.
 
         Args:
             tokens: (B, N) codes in raster order.
-            labels: (B,) classes, or ``null_label``.
+            condition: (B, ...) what the images are conditioned on.
             orders: (B, N) raster positions in generation order.
-            attend: attention over the 2N rows (see :mod:`lpd.models.visibility`).
+            attend: attention over the P + 2N - 1 rows (see :mod:`lpd.models.visibility`).
 
         Returns:
             (B, N, V) logits in generation order.
@@ -145,19 +144,19 @@ class LPD(nn.Module):
         in_order = tokens.gather(1, orders)  # (B, N)
         x = torch.cat(
             [
-                self._class_rows(labels),
+                self.conditioning.rows(self, condition),
                 self._token_rows(in_order[:, :-1], orders[:, :-1]),
                 self._query_rows(orders),
             ],
             dim=1,
-        )  # (B, 2N, D)
+        )  # (B, P + 2N - 1, D)
         x = self.z_proj_ln(x)
         for block in self.blocks:
             if self.grad_checkpointing and self.training:
                 x = checkpoint(block, x, attend, use_reentrant=False)
             else:
                 x = block(x, attend)
-        return self.head(self.norm(x[:, num_positions:]))  # (B, N, V)
+        return self.head(self.norm(x[:, -num_positions:]))  # (B, N, V)
 
     def make_cache(self, batch_size: int, dtype: torch.dtype | None = None) -> KVCache:
         """A KV cache for decoding up to ``batch_size`` sequences; by default in the weights'
@@ -167,15 +166,15 @@ class LPD(nn.Module):
             num_layers=self.config.depth,
             batch_size=batch_size,
             num_heads=self.config.num_heads,
-            num_positions=self.config.num_positions,
+            num_rows=self.conditioning.num_rows + self.config.num_positions,
             head_dim=self.config.dim // self.config.num_heads,
             dtype=dtype or weight.dtype,
             device=weight.device,
         )
 
-    def class_context(self, labels: Tensor) -> Tensor:
-        """The context row of the first pass: (B,) labels -> (B, 1, D)."""
-        return self.z_proj_ln(self._class_rows(labels))
+    def prefix(self, condition: Tensor) -> Tensor:
+        """The context rows of the first pass: (B, ...) conditions -> (B, P, D)."""
+        return self.z_proj_ln(self.conditioning.rows(self, condition))
 
     def token_context(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Context rows of decoded tokens: (B, g) codes and raster positions -> (B, g, D)."""
@@ -185,25 +184,29 @@ class LPD(nn.Module):
         """One pass: take in new context rows, predict the tokens at some positions.
 
         Args:
-            context: (B, c, D) rows of the tokens decoded by the pass before (or of the class).
+            context: (B, c, D) rows of the tokens decoded by the pass before, or the prefix.
             positions: (B, g) raster positions to predict.
             cache: what earlier passes left; advanced by c rows.
 
         Returns:
             (B, g, V) logits.
         """
+        rows = self.z_proj_ln(self._query_rows(positions))  # (B, g, D)
+        x = self._pass(context, rows, cache)
+        return self.head(self.norm(x[:, context.shape[1] :]))  # (B, g, V)
+
+    def prefill(self, context: Tensor, cache: KVCache) -> None:
+        """Take in (B, c, D) context rows that see each other and what is in the cache, and predict
+        nothing."""
+        self._pass(context, context[:, :0], cache)
+
+    def _pass(self, context: Tensor, queries: Tensor, cache: KVCache) -> Tensor:
         num_context = context.shape[1]
-        x = torch.cat([context, self.z_proj_ln(self._query_rows(positions))], dim=1)  # (B, c+g, D)
+        x = torch.cat([context, queries], dim=1)  # (B, c + g, D)
         for layer, block in enumerate(self.blocks):
             x = block(x, cache.attend(layer, num_context))
         cache.advance(num_context)
-        return self.head(self.norm(x[:, num_context:]))  # (B, g, V)
-
-    def _class_rows(self, labels: Tensor) -> Tensor:
-        is_null = labels == self.null_label
-        classes = self.class_emb(labels.masked_fill(is_null, 0))  # (B, D)
-        rows = torch.where(is_null[:, None], self.fake_latent, classes)
-        return (rows + self.pos_embed[:, 0])[:, None]  # (B, 1, D)
+        return x
 
     def _token_rows(self, tokens: Tensor, positions: Tensor) -> Tensor:
         return self.token_emb(tokens) + lookup(self.pos_embed[0], positions + 1)  # (B, g, D)

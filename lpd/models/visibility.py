@@ -1,15 +1,15 @@
 """Who sees whom: the query attention of the training forward (paper section 3.2).
 
-Rows, in this order: N context rows (the class, then the tokens of the first N-1 places in
-generation order), then N query rows, one per place. The class is group 0, and the groups of tokens
-count from 1. Then
+Rows, in this order: the context rows, which are P prefix rows (one for a class) and the tokens of
+the first N-1 places in generation order, then N query rows, one per place. The prefix is group 0,
+and the groups of tokens count from 1. Then
 
 - a context row of group a sees the context rows of groups up to a;
 - a query row of group a sees the context rows of groups before a, and every query row of group a;
 - nothing else sees a query row.
 
-The number of rows is 2N for every schedule, so shapes are static and only the groups change. The
-rule is written once, in :meth:`Visibility.sees`; the masks are made from it.
+The number of rows, T = P + 2N - 1, is the same for every schedule, so shapes are static and only
+the groups change. The rule is written once, in :meth:`Visibility.sees`; the masks are made from it.
 """
 
 import functools
@@ -28,37 +28,40 @@ from lpd.orders.group_sizes import GroupSizes
 
 @dataclass(frozen=True)
 class Visibility:
-    """The visibility of one group-size schedule over 2N rows."""
+    """The visibility of one group-size schedule over T = P + 2N - 1 rows."""
 
     group_of_row: Tensor
-    """(2N,) the group of each row."""
+    """(T,) the group of each row."""
+    num_context: int
+    """P + N - 1, the rows before the query rows."""
 
     @classmethod
-    def of_group_sizes(cls, group_sizes: GroupSizes, device: torch.device) -> "Visibility":
-        """The visibility of a schedule whose sizes sum to N."""
+    def of_group_sizes(
+        cls, group_sizes: GroupSizes, device: torch.device, num_prefix: int = 1
+    ) -> "Visibility":
+        """The visibility of a schedule whose sizes sum to N, after ``num_prefix`` = P rows."""
         sizes = torch.tensor(group_sizes, device=device)
         group_of_place = torch.arange(1, len(group_sizes) + 1, device=device).repeat_interleave(
             sizes, output_size=sum(group_sizes)
         )
-        class_group = group_of_place.new_zeros(1)
-        return cls(torch.cat([class_group, group_of_place[:-1], group_of_place]))
+        context = torch.cat([group_of_place.new_zeros(num_prefix), group_of_place[:-1]])
+        return cls(torch.cat([context, group_of_place]), len(context))
 
     @property
     def num_rows(self) -> int:
-        """2N."""
+        """T."""
         return len(self.group_of_row)
 
     def sees(self, row: Tensor, other: Tensor) -> Tensor:
         """Whether ``row`` sees ``other``; row numbers of any broadcastable shapes."""
-        num_context = self.num_rows // 2
         group, other_group = self.group_of_row[row], self.group_of_row[other]
-        is_query, other_is_query = row >= num_context, other >= num_context
+        is_query, other_is_query = row >= self.num_context, other >= self.num_context
         context_sees = other_group <= group
         query_sees = torch.where(other_is_query, other_group == group, other_group < group)
         return torch.where(is_query, query_sees, context_sees & ~other_is_query)
 
     def dense_mask(self) -> Tensor:
-        """(2N, 2N) boolean mask, true where the row (first axis) sees the other."""
+        """(T, T) boolean mask, true where the row (first axis) sees the other."""
         rows = torch.arange(self.num_rows, device=self.group_of_row.device)
         return self.sees(rows[:, None], rows[None, :])
 

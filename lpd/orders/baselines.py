@@ -1,4 +1,4 @@
-"""Published orders to compare the locality-aware one with.
+"""Published orders to compare the locality-aware one with: functions, and entries of the table.
 
 An order here is either (N,) raster positions in generation order, which any group sizes may cut
 into passes, or (N,) the pass, from 0, of each raster position, where the method says itself what is
@@ -8,11 +8,15 @@ LPD's model decodes every one of them: what is compared is which cells are known
 networks of those papers.
 """
 
+import functools
+import math
+
 import numpy as np
 import numpy.typing as npt
 
 from lpd.errors import InputError
-from lpd.orders.locality import Grid
+from lpd.orders.kinds import Order, OrderFamily, OrderTask, Positions
+from lpd.orders.plan import Grid
 from lpd.randomness import Stream, generator
 
 # A Halton point may lie on the edge of a cell, and its rounded coordinate just before it. Points
@@ -138,3 +142,52 @@ def zipar_passes(grid: Grid, window: int) -> npt.NDArray[np.int64]:
         )
     row, column = np.indices(grid)  # (rows, columns) each
     return (row * window + column).ravel()
+
+
+def _random_orders(task: OrderTask) -> Positions:
+    orders = np.empty(task.known.shape, dtype=np.int64)  # (B, N)
+    for row, image in zip(orders, task.image_indices.tolist(), strict=True):
+        row[:] = random_order(task.seed, image, task.num_positions)
+    return task.without_known(orders)
+
+
+def _par(regions_squared: int) -> Order | None:
+    regions = math.isqrt(regions_squared)
+    if regions**2 != regions_squared:
+        return None
+    return Order(
+        name=f"par_{regions_squared}x",
+        label=f"PAR {regions_squared}x",
+        passes=functools.partial(par_passes, regions=regions),
+    )
+
+
+def _zipar(window: int) -> Order:
+    return Order(
+        name=f"zipar_{window}",
+        label=f"ZipAR, window {window}",
+        passes=functools.partial(zipar_passes, window=window),
+    )
+
+
+FREE_BASELINES: tuple[Order | OrderFamily, ...] = (
+    Order(
+        name="raster",
+        label="raster",
+        make=lambda task: task.without_known(raster_order(task.num_positions)),
+    ),
+    Order(name="random", label="random", make=_random_orders),
+    Order(
+        name="halton",
+        label="Halton",
+        make=lambda task: task.without_known(halton_order(task.grid)),
+    ),
+)
+"""Those that any group sizes cut into passes."""
+
+OWN_PASS_BASELINES: tuple[Order | OrderFamily, ...] = (
+    OrderFamily(name="par_COUNTx", member=_par, examples=lambda _grid: (4, 16), named=(4, 16)),
+    Order(name="nar", label="NAR", passes=nar_passes),
+    OrderFamily(name="zipar_WINDOW", member=_zipar, examples=lambda grid: (max(1, grid[1] // 4),)),
+)
+"""Those that say themselves what is decoded together."""

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +13,11 @@ import numpy.typing as npt
 from lpd.errors import InputError
 from lpd.files import atomic_path, read_json
 from lpd.orders.group_sizes import GroupSizes, check_group_sizes
+from lpd.orders.locality import LocalityConfig
 from lpd.orders.plan import DecodePlan, check_permutations
+from lpd.provenance import Origin
+
+_RECORDED = ("kind", "seed", "proximity_threshold", "repulsion_threshold")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,28 +27,32 @@ class OrderFile:
     path: Path
     orders: npt.NDArray[np.uint16]
     """(n, N) raster positions in generation order."""
-    group_sizes: GroupSizes | None
-    """The sizes the orders were made for; a JSON file tells neither this nor what follows."""
-    kind: str | None = None
-    """What kind of orders they are."""
-    seed: int | None = None
-    """The seed they were made with."""
-    thresholds: tuple[float, float] | None = None
-    """Proximity and repulsion threshold."""
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    """What the orders were made of, as :func:`order_origin` names it; a JSON file does not tell."""
 
-    def check_origin(self, kind: str, thresholds: tuple[float, float]) -> None:
-        """Check that the file holds orders of a kind, made with these thresholds.
+    @property
+    def group_sizes(self) -> GroupSizes | None:
+        """The sizes the orders were made for; None where the file does not tell."""
+        sizes = self.recorded.get("group_sizes")
+        return None if sizes is None else tuple(sizes)
+
+    def is_of(self, origin: Origin) -> bool:
+        """Whether the file says that it is of this origin."""
+        return not origin.differences(self.recorded)
+
+    def check_kind(self, kind: str, locality: LocalityConfig) -> None:
+        """Check that the orders are of a kind, made with these thresholds, where the file tells.
 
         Raises:
             InputError: it says that they are others.
         """
-        if self.kind is not None and self.kind != kind:
-            raise InputError(f"{self.path} holds {self.kind} orders, not {kind} ones")
-        if self.thresholds is not None and kind == "lpd" and self.thresholds != thresholds:
-            raise InputError(
-                f"{self.path} was made with proximity threshold {self.thresholds[0]:g} and "
-                f"repulsion threshold {self.thresholds[1]:g}, not {thresholds[0]:g} and "
-                f"{thresholds[1]:g}; give --proximity_threshold and --repulsion_threshold as there"
+        values = {"kind": kind, **dataclasses.asdict(locality)}
+        recorded = {name: self.recorded[name] for name in values if name in self.recorded}
+        if recorded:
+            Origin(values=values).check(
+                recorded,
+                place=self.path,
+                remedy="give the order and thresholds that it was made with, or another file",
             )
 
     def plan(self, group_sizes: GroupSizes, image_indices: npt.NDArray[np.int64]) -> DecodePlan:
@@ -72,7 +82,7 @@ def save_orders(
     *,
     kind: str,
     seed: int,
-    thresholds: tuple[float, float],
+    locality: LocalityConfig,
 ) -> None:
     """Write orders, whole or not at all: ``.json`` as a list of lists, ``.npz`` with their origin.
 
@@ -82,13 +92,14 @@ def save_orders(
         group_sizes: the sizes they were made for.
         kind: what kind of orders they are.
         seed: the seed they were made with.
-        thresholds: proximity and repulsion threshold.
+        locality: the thresholds.
 
     Raises:
         InputError: another suffix, or more positions than files hold.
     """
     check_suffix(path)
     check_fits(orders.shape[1])
+    origin = order_origin(kind, group_sizes, seed, locality)
     with atomic_path(path) as temporary:
         if path.suffix == ".json":
             with temporary.open("w", encoding="utf-8") as file:
@@ -98,15 +109,20 @@ def save_orders(
                 file.write("]")
             return
         # Not compressed: orders hardly shrink, and it would take longer than to make them.
-        np.savez(
-            temporary,
-            orders=orders.astype(np.uint16, copy=False),
-            group_sizes=np.array(group_sizes),
-            kind=np.array(kind),
-            seed=np.array(seed),
-            proximity_threshold=np.array(thresholds[0]),
-            repulsion_threshold=np.array(thresholds[1]),
-        )
+        arrays: dict[str, Any] = {name: np.array(value) for name, value in origin.values.items()}
+        np.savez(temporary, orders=orders.astype(np.uint16, copy=False), **arrays)
+
+
+def order_origin(kind: str, group_sizes: GroupSizes, seed: int, locality: LocalityConfig) -> Origin:
+    """What a file of orders is made of, under the names that ``.npz`` files have for it."""
+    return Origin(
+        values={
+            "group_sizes": group_sizes,
+            "kind": kind,
+            "seed": seed,
+            **dataclasses.asdict(locality),
+        }
+    )
 
 
 def check_fits(num_positions: int) -> None:
@@ -132,7 +148,7 @@ def load_orders(path: Path) -> OrderFile:
         raise InputError(f"no order file at {path}; make it with orders/run_lpd_order.py")
     try:
         if path.suffix == ".json":
-            file = OrderFile(path=path, orders=np.array(read_json(path)), group_sizes=None)
+            file = OrderFile(path=path, orders=np.array(read_json(path)))
         else:
             file = _load_npz(path)
     except Exception as error:  # a damaged archive makes its readers fail in many ways
@@ -155,11 +171,8 @@ def _load_npz(path: Path) -> OrderFile:
         return OrderFile(
             path=path,
             orders=content["orders"],
-            group_sizes=tuple(int(size) for size in content["group_sizes"]),
-            kind=str(content["kind"]),
-            seed=int(content["seed"]),
-            thresholds=(
-                float(content["proximity_threshold"]),
-                float(content["repulsion_threshold"]),
-            ),
+            recorded={
+                **{name: content[name].item() for name in _RECORDED},
+                "group_sizes": [int(size) for size in content["group_sizes"]],
+            },
         )

@@ -9,6 +9,7 @@ import json
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from lpd.errors import InputError
@@ -40,6 +41,29 @@ _PUBLISHED_TRAINING_STEPS: dict[int, tuple[int, ...]] = {
     256: (256, 128, 64, 32, 24, 20, 16, 12, 8),
     1024: (1024, 512, 256, 224, 192, 160, 128, 96, 80, 64, 56, 48, 40, 32),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupSizeOptions:
+    """How many tokens each pass decodes, for orders without passes of their own."""
+
+    group_size_schedule: str = "cosine"
+    """How group sizes grow over the passes: cosine (as published), arccos, linear or uniform."""
+    group_sizes: str | None = None
+    """Group sizes such as 1,3,5 or 1x4 2x6 (size x count), instead of --generation_steps."""
+
+    def __post_init__(self) -> None:
+        check_shape(self.group_size_schedule)
+
+    def choose(self, num_positions: int, generation_steps: int) -> GroupSizes:
+        """The sizes asked for, or else the schedule of so many passes.
+
+        Raises:
+            InputError: they do not fit the number of positions.
+        """
+        if self.group_sizes is not None:
+            return parse_group_sizes(self.group_sizes, num_positions)
+        return make_group_sizes(num_positions, generation_steps, self.group_size_schedule)
 
 
 def make_group_sizes(num_positions: int, num_groups: int, shape: str = "cosine") -> GroupSizes:

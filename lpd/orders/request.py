@@ -1,40 +1,221 @@
-"""The flags that programs about orders share."""
+"""The options about orders that programs and the pipeline share, and the plans they stand for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+import tyro
 
 from lpd.errors import InputError
-from lpd.orders.group_sizes import (
-    GroupSizes,
-    check_shape,
-    make_group_sizes,
-    parse_group_sizes,
+from lpd.options import Flat
+from lpd.orders.files import OrderFile, load_orders
+from lpd.orders.group_sizes import GroupSizeOptions, GroupSizes
+from lpd.orders.locality import LocalityConfig
+from lpd.orders.plan import DecodePlan, Grid
+from lpd.orders.registry import (
+    LOCALITY_NAME,
+    OrderConfig,
+    find_order,
+    free_order_names,
+    make_plan,
+    order_help,
+    own_group_sizes,
 )
-from lpd.orders.locality import Grid, LocalityConfig
-from lpd.orders.plan import OrderConfig, own_group_sizes
 from lpd.randomness import check_seed
+
+_ORDER = tyro.conf.arg(help=f"Order of decoding: {order_help()}.")
+_STEPS = tyro.conf.arg(help="Number of passes, for an order that has none of its own.")
+_ORDERS = tyro.conf.arg(
+    help=f"Orders of decoding, each evaluated: {order_help()}, which are evaluated once."
+)
+_STEPS_OF_EACH = tyro.conf.arg(
+    help="Numbers of passes; each is evaluated with each order that has none of its own."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSource:
+    """The plans of a run's images: one order, in the same group sizes for every image."""
+
+    order: OrderConfig
+    """The kind of order."""
+    grid: Grid
+    """Rows and columns of the code grid."""
+    group_sizes: GroupSizes
+    """Tokens per pass."""
+    order_file: OrderFile | None = None
+    """Where orders are taken from; without one they are made."""
+
+    def __post_init__(self) -> None:
+        if self.order_file is not None:  # a plan of no images still checks what fits what
+            self.order_file.plan(self.group_sizes, np.empty(0, dtype=np.int64))
+            self.order_file.check_kind(self.order.kind, self.order.locality)
+
+    def plan(
+        self,
+        seed: int,
+        image_indices: npt.NDArray[np.int64],
+        known: npt.NDArray[np.bool_] | None = None,
+    ) -> DecodePlan:
+        """The plan of some images of the run.
+
+        Args:
+            seed: the run's seed.
+            image_indices: (B,) the images' indices in the run.
+            known: (N,) or (B, N) the cells known beforehand; None for none.
+
+        Raises:
+            InputError: cells are known that an order file does not know of.
+        """
+        if self.order_file is None:
+            return make_plan(self.order, self.grid, self.group_sizes, seed, image_indices, known)
+        if known is not None and known.any():
+            raise InputError(
+                f"the orders of {self.order_file.path} are for images of which nothing is known; "
+                "leave the order file out"
+            )
+        return self.order_file.plan(self.group_sizes, image_indices)
+
+
+def choose_group_sizes(
+    order: str,
+    grid: Grid,
+    generation_steps: int,
+    options: GroupSizeOptions,
+    known: npt.NDArray[np.bool_] | None = None,
+) -> GroupSizes:
+    """The group sizes in which an order decodes: its own, or those asked for.
+
+    Args:
+        order: the order's name.
+        grid: rows and columns of the code grid.
+        generation_steps: number of passes, for an order that has none of its own.
+        options: further wishes, for the same.
+        known: (N,) or (B, N) the cells known beforehand, as many in every image; None for none.
+
+    Raises:
+        InputError: the order or the sizes do not fit what is to be decoded.
+    """
+    own_sizes = own_group_sizes(order, grid, known)
+    if own_sizes is not None:
+        return own_sizes
+    num_known = 0 if known is None else int(np.atleast_2d(known)[0].sum())
+    return options.choose(grid[0] * grid[1] - num_known, generation_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderOptions:
+    """One order, and the passes in which it decodes."""
+
+    order: Annotated[str, _ORDER] = LOCALITY_NAME
+    generation_steps: Annotated[int, _STEPS] = 20
+    sizes: Annotated[GroupSizeOptions, Flat] = field(default_factory=GroupSizeOptions)
+    locality: Annotated[LocalityConfig, Flat] = field(default_factory=LocalityConfig)
+
+    def __post_init__(self) -> None:
+        order = find_order(self.order)
+        if order.has_own_passes and self.sizes.group_sizes is not None:
+            raise InputError(
+                f"order {self.order} has group sizes of its own: leave out group_sizes "
+                f"{self.sizes.group_sizes}"
+            )
+
+    def source(
+        self,
+        grid: Grid,
+        *,
+        known: npt.NDArray[np.bool_] | None = None,
+        lpd_order_file: Path | None = None,
+    ) -> PlanSource:
+        """The plans that are asked for.
+
+        Args:
+            grid: rows and columns of the code grid.
+            known: (N,) or (B, N) the cells known beforehand; None for none.
+            lpd_order_file: pre-generated locality-aware orders; None makes orders as needed.
+
+        Raises:
+            InputError: order, sizes, number of passes or the file do not fit.
+        """
+        _check_order_file(lpd_order_file, (self.order,))
+        return PlanSource(
+            order=OrderConfig(kind=self.order, locality=self.locality),
+            grid=grid,
+            group_sizes=choose_group_sizes(
+                self.order, grid, self.generation_steps, self.sizes, known
+            ),
+            order_file=None if lpd_order_file is None else load_orders(lpd_order_file),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepOptions:
+    """Orders and numbers of passes to compare."""
+
+    order: Annotated[tuple[str, ...], _ORDERS] = (LOCALITY_NAME,)
+    generation_steps: Annotated[tuple[int, ...], _STEPS_OF_EACH] = (20,)
+    sizes: Annotated[GroupSizeOptions, Flat] = field(default_factory=GroupSizeOptions)
+    locality: Annotated[LocalityConfig, Flat] = field(default_factory=LocalityConfig)
+    lpd_order_file: Path | None = None
+    """Pre-generated locality-aware orders (orders/run_lpd_order.py); made as needed otherwise."""
+
+    def __post_init__(self) -> None:
+        for name in ("order", "generation_steps"):
+            if not getattr(self, name):
+                raise InputError(f"{name} needs at least one value")
+        _check_order_file(self.lpd_order_file, self.order)
+        if self.sizes.group_sizes is not None and all(
+            find_order(order).has_own_passes for order in self.order
+        ):
+            raise InputError(
+                f"group_sizes {self.sizes.group_sizes} is for orders without passes of their own "
+                f"({', '.join(free_order_names())}), but the orders are {', '.join(self.order)}; "
+                "leave group_sizes out"
+            )
+        for order in self.order:
+            find_order(order)
+
+    def sources(self, grid: Grid) -> list[PlanSource]:
+        """The plans of every order in every number of passes, order by order, none twice.
+
+        Raises:
+            InputError: an order, sizes, a number of passes or the file do not fit the grid.
+        """
+        order_file = None if self.lpd_order_file is None else load_orders(self.lpd_order_file)
+        return [
+            PlanSource(
+                order=OrderConfig(kind=order, locality=self.locality),
+                grid=grid,
+                group_sizes=group_sizes,
+                order_file=order_file if order == LOCALITY_NAME else None,
+            )
+            for order in dict.fromkeys(self.order)
+            for group_sizes in dict.fromkeys(
+                choose_group_sizes(order, grid, steps, self.sizes)
+                for steps in self.generation_steps
+            )
+        ]
+
+
+def _check_order_file(lpd_order_file: Path | None, orders: tuple[str, ...]) -> None:
+    if lpd_order_file is not None and LOCALITY_NAME not in orders:
+        raise InputError(
+            f"lpd_order_file {lpd_order_file} is for the order {LOCALITY_NAME}, but the orders are "
+            f"{', '.join(orders)}; leave one of the two out"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OrderRequest:
-    """Which orders are asked for, on a command line."""
+    """Which orders are asked for, by a program that makes or draws them."""
 
     img_size: int = 256
     """Image side in pixels."""
     stride: int = 16
     """Pixels per code cell."""
-    order: str = "lpd"
-    """Kind of order: raster, random, halton, lpd (locality-aware); or par_4x, par_16x, nar or
-    zipar_WINDOW (such as zipar_4), which have passes of their own."""
-    generation_steps: int = 20
-    """Number of passes, for an order that has none of its own."""
-    group_size_schedule: str = "cosine"
-    """How group sizes grow over the passes: cosine (as published), arccos, linear or uniform."""
-    group_sizes: str | None = None
-    """Group sizes such as 1,3,5 or 1x4 2x6 (size x count), instead of --generation_steps."""
-    proximity_threshold: float = 1.0
-    """Cells whose proximity to known ones reaches this are taken first."""
-    repulsion_threshold: float = 2.0
-    """Cells of one pass keep a larger Chebyshev distance than this."""
+    options: Annotated[OrderOptions, Flat] = field(default_factory=OrderOptions)
     seed: int = 0
     """Order i depends on the seed and i alone."""
 
@@ -43,43 +224,14 @@ class OrderRequest:
             raise InputError(
                 f"img_size {self.img_size} must be a positive multiple of stride {self.stride}"
             )
-        check_shape(self.group_size_schedule)
         check_seed(self.seed)
-        self.order_config()
 
     @property
     def grid(self) -> Grid:
         """Rows and columns of cells."""
         return self.img_size // self.stride, self.img_size // self.stride
 
-    def order_config(self, kind: str | None = None) -> OrderConfig:
-        """How the orders are made, or those of another kind beside them.
-
-        Raises:
-            InputError: an unknown kind, or a threshold out of range.
-        """
-        locality = LocalityConfig(
-            proximity_threshold=self.proximity_threshold,
-            repulsion_threshold=self.repulsion_threshold,
-        )
-        return OrderConfig(kind=self.order if kind is None else kind, locality=locality)
-
-    def choose_group_sizes(self) -> GroupSizes:
-        """The order's own group sizes, or those asked for.
-
-        Raises:
-            InputError: they do not fit the grid, or others are asked for although the order has
-                its own.
-        """
-        num_positions = self.grid[0] * self.grid[1]
-        own_sizes = own_group_sizes(self.order, self.grid)
-        if own_sizes is not None and self.group_sizes is not None:
-            raise InputError(
-                f"order {self.order} has group sizes of its own: leave out --group_sizes "
-                f"{self.group_sizes}"
-            )
-        if own_sizes is not None:
-            return own_sizes
-        if self.group_sizes is not None:
-            return parse_group_sizes(self.group_sizes, num_positions)
-        return make_group_sizes(num_positions, self.generation_steps, self.group_size_schedule)
+    @property
+    def source(self) -> PlanSource:
+        """The plans that are asked for."""
+        return self.options.source(self.grid)

@@ -21,28 +21,16 @@ def guide(logits: Tensor, scale: Tensor) -> Tensor:
     return torch.lerp(uncond, cond, scale.reshape(-1, 1).to(logits.dtype))
 
 
-def guidance_scales(cfg: float, schedule: str, num_positions: int) -> Tensor:
-    """The guidance scale of each token by its place j in generation order (paper section 4.1).
-
-    Args:
-        cfg: the scale at the end.
-        schedule: ``linear``: s_j = 1 + (cfg - 1) j / N; ``constant``: s_j = cfg.
-        num_positions: N.
-
-    Returns:
-        (N,) float32.
-    """
-    if schedule == "constant":
-        return torch.full((num_positions,), cfg)
-    return 1 + (cfg - 1) * torch.arange(num_positions) / num_positions
-
-
 def keep_top_k(logits: Tensor, top_k: int) -> Tensor:
-    """Set all but the ``top_k`` largest of (..., V) logits to -inf; ties at the border stay."""
+    """Set all but the ``top_k`` largest of (..., V) logits to -inf; of equal ones at the border the
+    lower codes stay."""
     if not 0 < top_k < logits.shape[-1]:
         return logits
     threshold = logits.topk(top_k, dim=-1).values[..., -1:]
-    return logits.masked_fill(logits < threshold, -torch.inf)
+    above, at = logits > threshold, logits == threshold
+    room = top_k - above.sum(dim=-1, keepdim=True)
+    keep = above | (at & (at.cumsum(dim=-1) <= room))
+    return logits.masked_fill(~keep, -torch.inf)
 
 
 def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
@@ -59,7 +47,7 @@ def keep_top_p(logits: Tensor, top_p: float) -> Tensor:
 
 
 def draw(logits: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw tokens by inverse CDF; the most likely token alone survives top_k = 1.
+    """Draw tokens by inverse CDF.
 
     The cumulative sum runs in float32 in codebook order and is compared with u times its total;
     the result is at most the last token of nonzero probability. A pure function without a host

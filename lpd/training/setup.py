@@ -5,17 +5,16 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from lpd import options
 from lpd.data.code_cache import CodeCache
+from lpd.data.published_cache import open_cache
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.files import read_json, sha256_of_file
-from lpd.models.loading import config_of_preset
+from lpd.models.conditioning import make_conditioning
 from lpd.models.lpd import LPDConfig
 from lpd.orders.group_sizes import load_group_sizes_list, training_group_sizes
+from lpd.pretrained import config_of_preset
 from lpd.provenance import Origin
 from lpd.training.batch import BatchSource
 from lpd.training.config import TrainConfig
@@ -44,7 +43,7 @@ class TrainingSetup:
         """
         self.config = config
         self.world = world
-        self.cache = CodeCache.open(config.cached_path)
+        self.cache = open_cache(config.cached_path)
         self.model_config = model_config(config, self.cache)
         if config.vqgan_path is not None:
             self.cache.check(tokenizer_sha256=sha256_of_file(weights_file(config.vqgan_path)))
@@ -61,14 +60,11 @@ class TrainingSetup:
             random_flip=config.random_flip,
             seed=config.seed,
             world=world,
-            null=self._null,
+            null=make_conditioning(self.model_config).null,
         )
         self.lr_schedule = config.schedule(
             self.source.steps_per_epoch, self.source.global_batch_size
         )
-
-    def _null(self, condition: Tensor) -> Tensor:
-        return torch.full_like(condition, self.cache.num_classes)
 
     @property
     def checkpoints(self) -> Path:

@@ -14,9 +14,9 @@ from torch.nn.functional import cross_entropy
 
 from lpd.files import write_json
 from lpd.models.layers import Attend
-from lpd.models.loading import fit_pos_embed
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.models.visibility import Visibility, training_attention
+from lpd.pretrained import fit_pos_embed
 from lpd.randomness import Stream, torch_seed
 from lpd.training.batch import Batch, Prefetcher
 from lpd.training.checkpoint import (
@@ -64,7 +64,9 @@ class Trainer:
             "optimizer": OptimizerState(self.parallel_model, self.optimizer),
         }
         self.attention = {
-            sizes: training_attention(Visibility.of_group_sizes(sizes, world.device))
+            sizes: training_attention(
+                Visibility.of_group_sizes(sizes, world.device, self.model.conditioning.num_rows)
+            )
             for sizes in setup.schedules
         }
         self.step = 0

@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from machine import processor
 from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.benchmark import Timer
 
@@ -23,6 +22,7 @@ from lpd.errors import InputError
 from lpd.models.layers import Attend, Block, init_weights
 from lpd.models.visibility import Visibility, dense_attention, sparse_attention
 from lpd.orders.group_sizes import GroupSizes, make_group_sizes
+from scripts.benchmark.machine import processor
 
 STRIDE = 16
 NUM_PASSES = {256: (256, 20, 8), 512: (1024, 48)}  # by image size

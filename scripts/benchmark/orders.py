@@ -3,7 +3,7 @@
 python scripts/benchmark/orders.py [--num_orders 4096] [--max_workers 2]
 
 For each published setting three ways are timed side by side, their turns interleaved: the twin,
-cell by cell and on a few orders; the generator on one core; and the generator in worker processes.
+cell by cell and on a few orders; the generator on one core; and the generator in worker threads.
 A number is the least time per order over the rounds, and its ratio is to the twin. The orders that
 the twin makes are compared with the generator's.
 """
@@ -17,15 +17,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from machine import processor
+import numpy.typing as npt
 
 from lpd import cli
 from lpd.errors import InputError
 from lpd.orders.group_sizes import make_group_sizes
-from lpd.orders.locality import LocalityConfig, draw_priorities
-from lpd.orders.locality_scalar import locality_aware_order
-from lpd.orders.plan import OrderConfig
+from lpd.orders.locality import LocalityConfig, locality_aware_order
+from lpd.orders.locality_batched import draw_priorities
+from lpd.orders.registry import LOCALITY_NAME, examples, find_order
+from lpd.orders.request import OrderOptions
 from lpd.orders.workers import make_orders
+from scripts.benchmark.machine import processor
 
 STRIDE = 16
 SEED = 0
@@ -44,7 +46,7 @@ class BenchmarkConfig:
     rounds: int = 5
     """Rounds, of which the fastest counts."""
     max_workers: int | None = None
-    """Worker processes; by default one per CPU core of this process."""
+    """Worker threads; by default one per CPU core of this process."""
 
     def __post_init__(self) -> None:
         for name in ("num_orders", "num_twin_orders", "rounds", "max_workers"):
@@ -61,12 +63,13 @@ def report(
     grid = (side, side)
     group_sizes = make_group_sizes(side * side, num_passes)
     locality = LocalityConfig(repulsion_threshold=repulsion)
-    order_config = OrderConfig(kind="lpd", locality=locality)
+    source = OrderOptions(generation_steps=num_passes, locality=locality).source(grid)
     share = max(1, (img_size // 256) ** 2)
     num_orders = -(-config.num_orders // share)
     num_twin_orders = -(-config.num_twin_orders // share)
     images = np.arange(num_twin_orders)
-    twin_orders, made = [], []
+    twin_orders: list[npt.NDArray[np.int64]] = []
+    made: list[npt.NDArray[np.uint16]] = []
 
     def twin() -> None:
         priorities = draw_priorities(SEED, images, len(group_sizes), side * side)
@@ -76,11 +79,7 @@ def report(
 
     def generator(max_workers: int) -> Callable[[], None]:
         def run() -> None:
-            made[:] = [
-                make_orders(
-                    order_config, grid, group_sizes, SEED, num_orders, max_workers=max_workers
-                )
-            ]
+            made[:] = [make_orders(source, SEED, num_orders, max_workers=max_workers)]
 
         return run
 
@@ -103,6 +102,19 @@ def report(
     print(row, flush=True)
 
 
+def report_others(config: BenchmarkConfig) -> None:
+    """Time the other orders of the table, on one core at 256 pixels, and print a line of them."""
+    row = f"256 px  {SETTINGS[0][1]} passes, or their own "
+    for name in examples((16, 16)):
+        if name != LOCALITY_NAME:
+            source = OrderOptions(order=name, generation_steps=SETTINGS[0][1]).source((16, 16))
+            start = time.perf_counter()
+            make_orders(source, SEED, config.num_orders, max_workers=1)
+            milliseconds = 1e3 * (time.perf_counter() - start) / config.num_orders
+            row += f"  {find_order(name).label} {milliseconds:.4f} ms"
+    print(row, flush=True)
+
+
 def run(config: BenchmarkConfig) -> None:
     """Time all settings and print a table."""
     num_workers = config.max_workers or len(os.sched_getaffinity(0))
@@ -113,6 +125,7 @@ def run(config: BenchmarkConfig) -> None:
     for setting in SETTINGS:
         report(config, *setting, num_workers)
     unit = 1024 if sys.platform == "darwin" else 1
+    report_others(config)
     peaks = [
         resource.getrusage(who).ru_maxrss / unit / 1024
         for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)

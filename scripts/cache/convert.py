@@ -7,10 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lpd import cli
-from lpd.data.code_cache import PublishedCache, convert_published
 from lpd.files import sha256_of_file
-from lpd.tokenizer.vqgan import VQGANConfig
-from lpd.weights import find_config, weights_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +26,11 @@ def main() -> None:
     """Run the program."""
     config = cli.parse(ConvertConfig, "Convert a published code cache.")
     with cli.command():
+        # After the flags: these import torch, which takes seconds.
+        from lpd.data.published_cache import PublishedCache, convert_published
+        from lpd.tokenizer.vqgan import VQGANConfig
+        from lpd.weights import find_config, weights_file
+
         weights = weights_file(config.vqgan_path)
         published = PublishedCache(
             config.published_path, find_config(config.vqgan_path, VQGANConfig)

@@ -1,5 +1,7 @@
 """The animation of decoding orders: side by side, pass by pass, each with its own passes."""
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -8,10 +10,11 @@ import numpy.typing as npt
 from matplotlib import colors
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
-from order_figures.drawing import EMPTY, PASS_COLOURS, STYLE, count_of, name_of
-from order_figures.statistics import Integers
+from scripts.order_figures.drawing import EMPTY, PASS_COLOURS, STYLE, count_of, name_of
+from scripts.order_figures.statistics import Integers
 
 CHOSEN = "#D55E00"
 MAX_FRAMES = 100
@@ -52,10 +55,10 @@ def draw_frames(maps: dict[str, Integers]) -> list[Image.Image]:
     rows = -(-len(maps) // columns)
     frames = []
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(2.25 * columns, 2.65 * rows), dpi=_DPI, layout="constrained")
+        figure = Figure(figsize=(2.25 * columns, 2.65 * rows), dpi=_DPI)
         canvas = FigureCanvasAgg(figure)
         axes = figure.subplots(rows, columns, squeeze=False)
-        figure.get_layout_engine().set(w_pad=0.07, h_pad=0.08)
+        figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.07, h_pad=0.08))
         for axis in axes.flat:
             axis.set_axis_off()
         shown = {
@@ -76,12 +79,24 @@ def draw_frames(maps: dict[str, Integers]) -> list[Image.Image]:
 
 
 def save_animation(path: Path, frames: list[Image.Image]) -> None:
-    """Write a looping GIF that rests on its last frame."""
+    """Write the frames as a looping GIF."""
     palette = _palette()
     shared = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
-    first, each, last = _MILLISECONDS
+    path.write_bytes(looping_gif(shared, _MILLISECONDS))
+
+
+def looping_gif(frames: Sequence[Image.Image], milliseconds: tuple[int, int, int]) -> bytes:
+    """A GIF that rests on its last frame.
+
+    Args:
+        frames: with a palette each.
+        milliseconds: of the first frame, of each further one, of the last.
+    """
+    first, each, last = milliseconds
     durations = [first, *[each] * (len(frames) - 2), last]
-    shared[0].save(path, "GIF", save_all=True, append_images=shared[1:], duration=durations, loop=0)
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    return file.getvalue()
 
 
 def _palette() -> Image.Image:

@@ -1,10 +1,11 @@
 """The picture of decoding orders.
 
-Colours are told apart by colour-blind readers too: the Okabe-Ito set for orders, which differ in
-marker and line as well, and a sequential map for passes.
+Colours are told apart by colour-blind readers too: those of orders (see ``styles``), which differ
+in marker and line as well, and a sequential map for passes.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -13,15 +14,18 @@ from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from order_figures.statistics import Curve, Integers, proximities
+from lpd.orders.registry import find_order
+from scripts.order_figures.statistics import Curve, Integers, proximities
+from scripts.order_figures.styles import Settings, styles_of
 
 DPI = 170
 PASS_COLOURS = mpl.colormaps["viridis"]
 EMPTY, KNOWN, NEAR, CHOSEN = "#f1f1f1", "#8c8c8c", "#c3ddf0", "#0072B2"
-STYLE = {
+STYLE: Settings = {
     "font.size": 12,
     "axes.titlesize": 12,
     "axes.spines.top": False,
@@ -30,14 +34,6 @@ STYLE = {
     "legend.frameon": False,
 }
 
-_NAMES = {"lpd": "locality-aware", "halton": "Halton", "nar": "NAR"}
-_LINES = {  # colour, marker, line style
-    "lpd": ("#0072B2", "o", "-"),
-    "random": ("#009E73", "^", "--"),
-    "raster": ("#D55E00", "s", "-."),
-    "halton": ("#CC79A7", "D", ":"),
-}
-_OTHER_LINE = ("#000000", "v", "-")
 _WIDTH = 12.0  # inches, as all lengths here
 _TITLE, _HEADING, _LABEL = 0.45, 0.5, 0.3
 _MAX_COLUMNS = 8
@@ -63,11 +59,7 @@ class Picture:
 
 def name_of(kind: str) -> str:
     """What a picture calls a kind of order."""
-    if kind.startswith("zipar_"):
-        return f"ZipAR, window {kind.removeprefix('zipar_')}"
-    if kind.startswith("par_"):
-        return f"PAR {kind.removeprefix('par_')}"
-    return _NAMES.get(kind, kind)
+    return find_order(kind).label
 
 
 def draw(picture: Picture) -> Figure:
@@ -79,10 +71,11 @@ def draw(picture: Picture) -> Figure:
         _HEADING + -(-len(picture.maps) // _MAX_COLUMNS) * (1.6 * _LABEL + small),
     )
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(_WIDTH, _TITLE + sum(heights)), dpi=DPI, layout="constrained")
+        figure = Figure(figsize=(_WIDTH, _TITLE + sum(heights)), dpi=DPI)
         figure.suptitle(picture.title, fontsize=17, fontweight="bold")
-        figure.get_layout_engine().set(rect=(0, 0.005, 1, 0.985), h_pad=0.06)
-        top, middle, bottom = figure.subfigures(3, 1, height_ratios=heights)
+        layout = ConstrainedLayoutEngine(rect=(0, 0.005, 1, 0.985), h_pad=0.06)
+        figure.set_layout_engine(layout)
+        top, middle, bottom = figure.subfigures(3, 1, height_ratios=heights, squeeze=False)[:, 0]
         _draw_steps(top, picture)
         left, right = middle.subfigures(1, 2, width_ratios=(1.08, 1))
         _draw_maps(left, picture)
@@ -91,9 +84,7 @@ def draw(picture: Picture) -> Figure:
     return figure
 
 
-def _draw_cells(
-    axis: Axes, values: npt.NDArray[np.generic], panel: float, **how: object
-) -> QuadMesh:
+def _draw_cells(axis: Axes, values: npt.NDArray[np.generic], panel: float, **how: Any) -> QuadMesh:
     """Cells as tiles, row 0 on top, in a panel of so many inches."""
     height, width = values.shape
     axis.set_aspect("equal")
@@ -180,16 +171,18 @@ def _draw_curves(figure: SubFigure, picture: Picture) -> None:
 
 
 def _draw_lines(axis: Axes, curves: dict[str, Curve]) -> None:
+    styles = styles_of(curves)
     for place, (kind, each) in enumerate(curves.items()):
-        colour, marker, line = _LINES.get(kind, _OTHER_LINE)
+        style = styles[kind]
         steps = np.arange(1, len(each.mean) + 1)
-        order = {"zorder": 3 - 0.1 * place}  # the first on top
+        order = 3 - 0.1 * place  # the first on top
         axis.fill_between(
-            steps, each.low, each.high, color=colour, alpha=0.18, linewidth=0, **order
+            steps, each.low, each.high, color=style.colour, alpha=0.18, linewidth=0, zorder=order
         )
         axis.plot(
-            steps, each.mean, color=colour, linestyle=line, label=name_of(kind), linewidth=1.8,
-            marker=marker, markersize=4.5, markevery=max(1, len(steps) // 10), **order,
+            steps, each.mean, color=style.colour, linestyle=style.line, label=name_of(kind),
+            linewidth=1.8, marker=style.marker, markersize=4.5,
+            markevery=max(1, len(steps) // 10), zorder=order,
         )  # fmt: skip
     axis.set_xlabel("pass")
     axis.set_xticks(_ticks(len(steps)))
@@ -217,3 +210,34 @@ def _columns(num_maps: int) -> int:
 def count_of(num_passes: int) -> str:
     """1 pass, 2 passes."""
     return f"{num_passes} pass{'es' if num_passes > 1 else ''}"
+
+
+def pass_maps(passes: dict[str, npt.NDArray[np.int64]], grid: tuple[int, int]) -> Figure:
+    """Which pass fills which cell: per order one image's, and the mean over all.
+
+    Args:
+        passes: per order (n, N) the pass, from 0, of each raster position.
+        grid: rows and columns of cells.
+    """
+    last = max(int(each.max()) for each in passes.values()) + 1
+    with mpl.rc_context({**STYLE, "font.size": 9, "axes.titlesize": 10}):
+        figure = Figure(figsize=(8, 5.4), dpi=DPI, layout="constrained")
+        axes = figure.subplots(2, len(passes), squeeze=False)
+        for column, (order, each) in enumerate(passes.items()):
+            maps = (each[0] + 1.0, (each + 1).mean(axis=0))
+            for axis, values, what in zip(
+                axes[:, column], maps, ("one image", f"mean of {len(each)}"), strict=True
+            ):
+                image = axis.imshow(values.reshape(grid), cmap="cividis", vmin=1, vmax=last)
+                axis.set(xticks=[], yticks=[], title=f"{name_of(order)}: {what}")
+                axis.grid(False)
+                digits = 0 if what == "one image" else 1
+                for row, cells in enumerate(values.reshape(grid)):
+                    for col, value in enumerate(cells):
+                        colour = "white" if value < 0.55 * last else "black"
+                        axis.text(
+                            col, row, f"{value:.{digits}f}",
+                            ha="center", va="center", color=colour, fontsize=7,
+                        )  # fmt: skip
+        figure.colorbar(image, ax=axes, label="pass", shrink=0.7)
+    return figure

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from lpd.orders.locality import Grid
-from lpd.orders.plan import DecodePlan
+from lpd.orders.plan import DecodePlan, Grid
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

@@ -1,11 +1,12 @@
 """The pictures of the quickstart's report.
 
-Colours are told apart by colour-blind readers too: the Okabe-Ito set for orders, cividis for maps.
+Colours are told apart by colour-blind readers too: those of orders are the order figures' (see
+``scripts.order_figures.styles``), maps are in cividis.
 """
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -16,43 +17,16 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lpd.files import atomic_path
+from lpd.orders.registry import find_order
+from scripts.order_figures.animation import looping_gif
+from scripts.order_figures.styles import Settings, styles_of
 
 mpl.use("Agg")
 
 Pixels = npt.NDArray[np.uint8]
 
-ORDER_COLOURS = {
-    "raster": "#D55E00",
-    "random": "#009E73",
-    "lpd": "#0072B2",
-    "halton": "#CC79A7",
-    "par_4x": "#E69F00",
-    "par_16x": "#7F5F00",
-    "nar": "#000000",
-    "zipar_2": "#56B4E9",
-}
-ORDER_NAMES = {
-    "raster": "raster",
-    "random": "random",
-    "lpd": "locality-aware",
-    "halton": "Halton",
-    "par_4x": "PAR 4x",
-    "par_16x": "PAR 16x",
-    "nar": "NAR",
-    "zipar_2": "ZipAR, window 2",
-}
-_MARKERS = {
-    "raster": "s",
-    "random": "^",
-    "lpd": "o",
-    "halton": "D",
-    "par_4x": "P",
-    "par_16x": "X",
-    "nar": "*",
-    "zipar_2": "v",
-}
 _UNKNOWN = 96  # grey level of a cell that is not decoded yet
-_STYLE = {
+_STYLE: Settings = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -77,7 +51,7 @@ def montage(rows: Sequence[Pixels], scale: int) -> Image.Image:
     return Image.fromarray(canvas).resize(size, Image.Resampling.BICUBIC)
 
 
-def samples_by_class(blocks: dict[str, Sequence[Pixels]]) -> Figure:
+def samples_by_class(blocks: Mapping[str, Sequence[Pixels]]) -> Figure:
     """Named blocks of images, a column per class.
 
     Args:
@@ -100,36 +74,6 @@ def samples_by_class(blocks: dict[str, Sequence[Pixels]]) -> Figure:
         axes[0].set_xticks([step * (c + 0.5) for c in range(num_classes)], range(num_classes))
         axes[0].xaxis.tick_top()
         axes[0].tick_params(length=0)
-    return figure
-
-
-def pass_maps(passes: dict[str, npt.NDArray[np.int64]], grid: tuple[int, int]) -> Figure:
-    """Which pass fills which cell: per order one image's, and the mean over all.
-
-    Args:
-        passes: per order (n, N) the pass, from 0, of each raster position.
-        grid: rows and columns of cells.
-    """
-    last = max(int(each.max()) for each in passes.values()) + 1
-    with mpl.rc_context(_STYLE):
-        figure, axes = plt.subplots(2, len(passes), figsize=(8, 5.4), squeeze=False)
-        for column, (order, each) in enumerate(passes.items()):
-            maps = (each[0] + 1.0, (each + 1).mean(axis=0))
-            for axis, values, what in zip(
-                axes[:, column], maps, ("one image", f"mean of {len(each)}"), strict=True
-            ):
-                image = axis.imshow(values.reshape(grid), cmap="cividis", vmin=1, vmax=last)
-                axis.set(xticks=[], yticks=[], title=f"{ORDER_NAMES[order]}: {what}")
-                axis.grid(False)
-                digits = 0 if what == "one image" else 1
-                for row, cells in enumerate(values.reshape(grid)):
-                    for col, value in enumerate(cells):
-                        colour = "white" if value < 0.55 * last else "black"
-                        axis.text(
-                            col, row, f"{value:.{digits}f}",
-                            ha="center", va="center", color=colour, fontsize=7,
-                        )  # fmt: skip
-        figure.colorbar(image, ax=axes, label="pass", shrink=0.7)
     return figure
 
 
@@ -156,19 +100,21 @@ def quality_curves(
         points: the same, shown as larger points.
         metrics: the numbers to show, and what they are called.
     """
+    both = {**lines, **points}
+    styles = styles_of(both)
     with mpl.rc_context(_STYLE):
         figure, axes = plt.subplots(1, len(metrics), figsize=(8, 3.5))
         for axis, (metric, label) in zip(axes, metrics.items(), strict=True):
-            for order, by_steps in {**lines, **points}.items():
+            for order, by_steps in both.items():
                 steps = sorted(map(int, by_steps))
                 axis.plot(
                     steps,
                     [by_steps[str(step)][metric] for step in steps],
-                    marker=_MARKERS[order],
+                    marker=styles[order].marker,
                     markersize=4 if order in lines else 7,
                     linestyle="-" if order in lines else "none",
-                    color=ORDER_COLOURS[order],
-                    label=ORDER_NAMES[order],
+                    color=styles[order].colour,
+                    label=find_order(order).label,
                 )
             ticks = sorted({int(step) for by_steps in lines.values() for step in by_steps})
             axis.set_xscale("log", base=2)
@@ -205,12 +151,9 @@ def decoding_frames(
 
 
 def animation_bytes(frames: Sequence[Image.Image]) -> bytes:
-    """A looping GIF that rests on its last frame."""
+    """The frames as a looping GIF."""
     shared = [frame.quantize(64, dither=Image.Dither.NONE) for frame in frames]
-    durations = [600] + [220] * (len(frames) - 2) + [2200]
-    file = io.BytesIO()
-    shared[0].save(file, "GIF", save_all=True, append_images=shared[1:], duration=durations, loop=0)
-    return file.getvalue()
+    return looping_gif(shared, (600, 220, 2200))
 
 
 def figure_bytes(figure: Figure) -> bytes:

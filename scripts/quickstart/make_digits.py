@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from sklearn.datasets import load_digits
 from tqdm import tqdm
 
 from lpd import cli
 from lpd.errors import InputError
 from lpd.files import atomic_path, read_json, write_json
+from lpd.provenance import Origin
 
 # Every sixth digit of a class is held out. Writers follow each other in the set, so all of them
 # are in both parts: the split is about digits not seen, not about hands not seen.
@@ -47,11 +47,23 @@ def enlarge(scan: npt.NDArray[np.float64], size: int) -> Image.Image:
 
 
 def make_digits(config: DigitsConfig) -> None:
-    """Write the image folders, unless they are complete."""
+    """Write the image folders, unless they are complete.
+
+    Raises:
+        InputError: the folder holds digits of another size.
+    """
     done = config.data_path / DONE_NAME
-    if done.is_file() and read_json(done).get("img_size") == config.img_size:
+    if done.is_file():
+        recorded = read_json(done)
+        Origin(values={"img_size": config.img_size}).check(
+            {"img_size": recorded.get("img_size")},  # beside it are the numbers of images
+            place=config.data_path,
+            remedy="remove it or give another --data_path",
+        )
         print(f"digits are complete in {config.data_path}")
         return
+    from sklearn.datasets import load_digits  # takes a second, and complete folders need none
+
     digits = load_digits()
     seen_of_class = dict.fromkeys(range(10), 0)
     counts = {"train": 0, "val": 0}

@@ -12,34 +12,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import figures
 import numpy as np
 import numpy.typing as npt
 import torch
-from stages import (
-    ACTIVATE_COMMAND,
-    ORDERS,
-    OTHER_ORDERS,
-    SETUP_NAME,
-    SHOWN_STEPS,
-    QuickstartConfig,
-    StageRecord,
-    make_stages,
-    read_record,
-)
 
 from lpd import cli
 from lpd.data.images import index_images, read_image
 from lpd.data.transforms import image_to_pixels, normalize_
-from lpd.evaluation.generate import Chunk
+from lpd.evaluation.chunks import Chunk
 from lpd.evaluation.report import RESULTS_NAME
 from lpd.files import read_json, write_json
-from lpd.models.lpd import LPDConfig
+from lpd.generation import ImageGenerator
 from lpd.orders.files import load_orders
 from lpd.orders.locality import LocalityConfig
-from lpd.orders.plan import OrderConfig, make_plan
-from lpd.tokenizer.vq_tokenizer import VQTokenizer, to_pixels
-from lpd.weights import find_config, load_state_dict_file
+from lpd.orders.registry import LOCALITY_NAME, OrderConfig, find_order
+from lpd.orders.request import PlanSource
+from lpd.pretrained import load_model
+from lpd.tokenizer.vq_tokenizer import VQTokenizer
+from scripts.order_figures.drawing import pass_maps
+from scripts.quickstart import figures
+from scripts.quickstart.run import COMPARED_ORDERS, OTHER_ORDERS, SHOWN_STEPS
+from scripts.quickstart.times import SETUP_NAME, StageTime, read_times
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 METRICS = {
@@ -73,12 +66,12 @@ class Quickstart:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.tokenizer = VQTokenizer.from_pretrained(folder / "tokenizer", torch.device("cpu"))
-        model = folder / "lpd" / "model"
-        config = find_config(model, LPDConfig)
-        assert config is not None  # the stage is complete
-        self.model = config
-        self.num_parameters = sum(part.numel() for part in load_state_dict_file(model).values())
+        device = torch.device("cpu")
+        tokenizer = VQTokenizer.from_pretrained(folder / "tokenizer", device)
+        model = load_model(folder / "lpd" / "model", device)
+        self.generator = ImageGenerator(model, tokenizer)
+        self.model = model.config
+        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
         evaluations = ("evaluation", f"evaluation_{SHOWN_STEPS}", "evaluation_other_orders")
         contents = [read_json(folder / name / RESULTS_NAME) for name in evaluations]
         self.settings = contents[0]["settings"]
@@ -86,7 +79,7 @@ class Quickstart:
         for content in contents:
             for order, by_steps in content["orders"].items():
                 numbers.setdefault(order, {}).update(by_steps)
-        self.orders = {order: numbers[order] for order in ORDERS}
+        self.orders = {order: numbers[order] for order in COMPARED_ORDERS}
         self.other_orders = {order: numbers[order] for order in OTHER_ORDERS}
         self.classifier = read_json(folder / "classifier" / "accuracy.json")
         self.tokenizer_training = read_json(folder / "tokenizer" / "training.json")
@@ -110,41 +103,34 @@ class Quickstart:
 
     def reconstructed(self, rows: list[figures.Pixels]) -> list[figures.Pixels]:
         """The same rows after the tokenizer."""
-        result = []
-        for row in rows:
-            codes = self.tokenizer.encode(normalize_(torch.from_numpy(row).float()))
-            result.append(to_pixels(self.tokenizer.decode(codes, self.model.grid)).numpy())
-        return result
+        encode, decode = self.generator.tokenizer.encode, self.generator.decode
+        return [decode(encode(normalize_(torch.from_numpy(row).float())).numpy()) for row in rows]
 
     def generated(self, order: str, count: int) -> figures.Pixels:
         """The first images of the shown setting: (count, 3, S, S); image i is of class i mod C."""
         chunk = self.folder / f"evaluation_{SHOWN_STEPS}" / f"{order}_{SHOWN_STEPS}" / "chunks"
-        codes = Chunk.load(chunk / "chunk_00000.npz").codes[:count].astype(np.int64)
-        return to_pixels(self.tokenizer.decode(torch.from_numpy(codes), self.model.grid)).numpy()
+        return self.generator.decode(Chunk.load(chunk / "chunk_00000.npz").codes[:count])
 
     def passes(self) -> dict[str, npt.NDArray[np.int64]]:
         """Per order (n, N) the pass of each cell, of the images of the shown setting."""
-        shown = self.orders["lpd"][str(SHOWN_STEPS)]
+        shown = self.orders[LOCALITY_NAME][str(SHOWN_STEPS)]
         sizes = tuple(shown["group_sizes"])
         images = np.arange(shown["num_images"])
         locality = LocalityConfig(
             proximity_threshold=self.settings["proximity_threshold"],
             repulsion_threshold=self.settings["repulsion_threshold"],
         )
-        plans = {
-            order: make_plan(
-                OrderConfig(kind=order, locality=locality),
-                self.model.grid,
-                sizes,
-                self.settings["seed"],
-                images,
-            )
-            for order in ORDERS
-            if order != "lpd"
-        }
         file = load_orders(self.folder / f"orders_lpd_{SHOWN_STEPS}.npz")
-        plans["lpd"] = file.plan(sizes, images)
-        return {order: plan.pass_of_cell for order, plan in plans.items()}
+        passes = {}
+        for order in COMPARED_ORDERS:
+            source = PlanSource(
+                order=OrderConfig(kind=order, locality=locality),
+                grid=self.model.grid,
+                group_sizes=sizes,
+                order_file=file if order == LOCALITY_NAME else None,
+            )
+            passes[order] = source.plan(self.settings["seed"], images).pass_of_cell
+        return passes
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -156,31 +142,26 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return f"<table>{''.join(lines)}</table>"
 
 
-def stage_records(folder: Path, started: float) -> dict[str, StageRecord]:
-    """What is known of all stages; the report's own time, under way, runs until now."""
-    stages = make_stages(QuickstartConfig(output_dir=folder))  # for their names alone
-    records = {
-        name: record
-        for name in (SETUP_NAME, *(stage.name for stage in stages))
-        if (record := read_record(folder, name)) is not None
-    }
-    if "report" in records:
+def stage_times(folder: Path, started: float) -> dict[str, StageTime]:
+    """What the stages took; the report itself, under way, has taken the time until now."""
+    times = read_times(folder)
+    if "report" in times and not times["report"].complete:
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        records["report"] = replace(
-            records["report"],
-            seconds=records["report"].seconds + time.perf_counter() - started,
-            peak_memory_mib=max(records["report"].peak_memory_mib, memory),
+        times["report"] = replace(
+            times["report"],
+            seconds=times["report"].seconds + time.perf_counter() - started,
+            peak_memory_mib=max(times["report"].peak_memory_mib, memory),
         )
-    return records
+    return times
 
 
-def command_lines(records: dict[str, StageRecord]) -> str:
+def command_lines(times: dict[str, StageTime]) -> str:
     """What a user would type for the same; the environment is entered once it is there."""
     lines = []
-    for name, record in records.items():
-        lines.append(shlex.join(record.command))
+    for name, each in times.items():
+        lines.append(shlex.join(each.command))
         if name == SETUP_NAME:
-            lines.append(shlex.join(ACTIVATE_COMMAND))
+            lines.append("source .venv/bin/activate")
     return "\n".join(lines)
 
 
@@ -189,7 +170,7 @@ def quality_table(orders: dict[str, dict[str, Any]]) -> str:
     header = ["order", "passes", "FID", "inception score", "class accuracy", "ms per image"]
     rows = [
         [
-            figures.ORDER_NAMES[order],
+            find_order(order).label,
             steps,
             f"{numbers['fid']:.2f}",
             f"{numbers['inception_score']:.2f}",
@@ -206,11 +187,11 @@ def make_pictures(quickstart: Quickstart) -> dict[str, bytes]:
     """All pictures of the report: PNG files by name, and the animation, a GIF."""
     grid, num_classes = quickstart.model.grid, quickstart.model.num_classes
     passes, real = quickstart.passes(), quickstart.real(2)
-    generated = {order: quickstart.generated(order, 4 * num_classes) for order in ORDERS}
+    generated = {order: quickstart.generated(order, 4 * num_classes) for order in COMPARED_ORDERS}
     blocks = {
         "real": real,
         "reconstructed": quickstart.reconstructed(real),
-        "generated": np.split(generated["lpd"], 4),
+        "generated": np.split(generated[LOCALITY_NAME], 4),
     }
     frames = figures.decoding_frames(
         {order: images[:num_classes] for order, images in generated.items()},
@@ -229,7 +210,7 @@ def make_pictures(quickstart: Quickstart) -> dict[str, bytes]:
     return {
         "animation": figures.animation_bytes(frames),
         "samples": figures.figure_bytes(figures.samples_by_class(blocks)),
-        "maps": figures.figure_bytes(figures.pass_maps(passes, grid)),
+        "maps": figures.figure_bytes(pass_maps(passes, grid)),
         "quality": figures.figure_bytes(
             figures.quality_curves(quickstart.orders, quickstart.other_orders, METRICS)
         ),
@@ -241,7 +222,7 @@ def page_texts(quickstart: Quickstart) -> dict[str, str]:
     """The words of the page that depend on what was measured."""
     grid = f"{quickstart.model.grid[0]} x {quickstart.model.grid[1]}"
     num_codes = quickstart.model.num_positions
-    shown = quickstart.orders["lpd"][str(SHOWN_STEPS)]
+    shown = quickstart.orders[LOCALITY_NAME][str(SHOWN_STEPS)]
     return {
         "summary": (
             f"Real digits were turned into {grid} codes by a VQ tokenizer trained on them; a "
@@ -259,7 +240,7 @@ def page_texts(quickstart: Quickstart) -> dict[str, str]:
         ),
         "num_codes": str(num_codes),
         "grid": grid,
-        "animation_rows": ", ".join(figures.ORDER_NAMES[order] for order in ORDERS),
+        "animation_rows": ", ".join(find_order(order).label for order in COMPARED_ORDERS),
         "shown_steps": str(SHOWN_STEPS),
         "quality_caption": (
             f"{shown['num_images']} images per point, classifier-free guidance "
@@ -284,7 +265,7 @@ def write_report(config: ReportConfig) -> None:
     started = time.perf_counter()
     quickstart = Quickstart(config.output_dir)
     pictures = make_pictures(quickstart)
-    records = stage_records(config.output_dir, started)
+    times = stage_times(config.output_dir, started)
     values = {
         **page_texts(quickstart),
         **{
@@ -293,9 +274,9 @@ def write_report(config: ReportConfig) -> None:
         },
         "stage_table": table(
             ["stage", "seconds", "peak memory, MiB"],
-            [[name, f"{each.seconds:.1f}", each.memory_text] for name, each in records.items()],
+            [[name, f"{each.seconds:.1f}", each.memory_text] for name, each in times.items()],
         ),
-        "commands": html.escape(command_lines(records)),
+        "commands": html.escape(command_lines(times)),
     }
     page = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(values)
     figures.write_bytes(config.output_dir / "samples.png", pictures["samples"])
@@ -310,8 +291,8 @@ def write_report(config: ReportConfig) -> None:
             "classifier_accuracy_on_real_digits": quickstart.classifier["accuracy"],
             "tokenizer_psnr": quickstart.tokenizer_training["psnr"],
             "tokenizer_codebook_usage": quickstart.tokenizer_training["codebook_usage"],
-            "seconds": {name: record.seconds for name, record in records.items()},
-            "peak_memory_mib": {name: r.peak_memory_mib for name, r in records.items()},
+            "seconds": {name: each.seconds for name, each in times.items()},
+            "peak_memory_mib": {name: each.peak_memory_mib for name, each in times.items()},
         },
     )
     print(f"report: {config.output_dir / 'report.html'}")

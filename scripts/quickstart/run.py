@@ -1,8 +1,7 @@
-"""Run the stages of the quickstart one after the other.
+"""Run LPD from end to end on scanned handwritten digits: a list of commands, with their times.
 
-A stage with a record of the same command on the same inputs is complete and skipped. One whose
-command or inputs have changed is made anew. Every stage's program resumes by itself, so an
-interrupted stage is simply run again.
+All of them are run every time: each program goes on where it stopped, leaves what is complete as it
+is, and refuses a folder of another configuration.
 """
 
 import contextlib
@@ -13,32 +12,47 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-from stages import (
-    SETUP_COMMAND,
-    SETUP_NAME,
-    QuickstartConfig,
-    Stage,
-    StageRecord,
-    hash_inputs,
-    is_complete,
-    make_stages,
-    read_record,
-    remove_owned,
-    write_record,
-)
-
 from lpd import cli
 from lpd.errors import InputError
+from lpd.orders.registry import examples
+from scripts.quickstart.times import SETUP_NAME, StageTime, read_times, write_times
 
 ROOT = Path(__file__).resolve().parents[2]
-
 # glibc otherwise returns large blocks to the system and faults them in again at every step.
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
+
+SHOWN_STEPS = 16  # the number of passes whose orders are pre-generated and drawn
+GRID = (8, 8)  # of codes
+COMPARED_ORDERS = ("raster", "random", "lpd")  # at several numbers of passes
+# At one number of passes each: their own, or else SHOWN_STEPS.
+OTHER_ORDERS = tuple(name for name in examples(GRID) if name not in COMPARED_ORDERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuickstartConfig:
+    """Run LPD from end to end on scanned handwritten digits."""
+
+    output_dir: Path = Path("outputs/quickstart")
+    """Where everything goes."""
+    setup_seconds: float = 0.0
+    """How long setting up the environment took, for the record."""
+    tokenizer_steps: int = 450
+    """Training steps of the tokenizer."""
+    epochs: int = 12
+    """Passes of the LPD transformer's training over the digits."""
+    generation_steps: tuple[int, ...] = (64, 8, 4)
+    """Numbers of passes to compare, beside 16."""
+    num_images: int = 1000
+    """Generated images per order and number of passes."""
+
+    def __post_init__(self) -> None:
+        if self.num_images < 40:
+            raise InputError(f"num_images must be at least 40, got {self.num_images}")
 
 
 class Finished(NamedTuple):
@@ -50,8 +64,63 @@ class Finished(NamedTuple):
     """This process was told to stop meanwhile, and has passed that on."""
 
 
+def commands(config: QuickstartConfig) -> dict[str, tuple[str, ...]]:
+    """All commands by the names of the stages, in order."""
+    out = config.output_dir
+    digits, classifier, tokenizer = out / "digits", out / "classifier", out / "tokenizer"
+    cache, training, order_file = out / "cache", out / "lpd", out / f"orders_lpd_{SHOWN_STEPS}.npz"
+    evaluate = (
+        *("main_eval.py", "--pretrained_ckpt", training / "model", "--vqgan_path", tokenizer),
+        *("--img_size", 32, "--feature_extractor", classifier, "--reference", digits),
+        *("--num_images", config.num_images, "--eval_bsz", 125, "--cfg", 3.0),
+        *("--repulsion_threshold", 1, "--num_workers", 0, "--order"),
+    )
+    stages: dict[str, tuple[object, ...]] = {
+        "digits": ("scripts/quickstart/make_digits.py", "--data_path", digits),
+        "classifier": (
+            *("scripts/quickstart/train_classifier.py", "--data_path", digits),
+            *("--output_dir", classifier),
+        ),
+        "tokenizer": (
+            *("scripts/quickstart/train_tokenizer.py", "--data_path", digits),
+            *("--output_dir", tokenizer, "--num_steps", config.tokenizer_steps),
+        ),
+        "cache": (
+            *("main_cache.py", "--img_size", 32, "--vqgan_path", tokenizer),
+            *("--data_path", digits, "--cached_path", cache, "--num_workers", 0),
+        ),
+        "training": (
+            *("main_train.py", "--model", "lpd_tiny", "--img_size", 32),
+            *("--cached_path", cache, "--output_dir", training),
+            *("--epochs", config.epochs, "--batch_size", 32, "--lr", 2e-3),
+            *("--lr_schedule", "cosine", "--warmup_epochs", 1),
+            *("--proj_dropout", 0.0, "--no_random_flip"),
+        ),
+        "orders": (
+            *("orders/run_lpd_order.py", "--img_size", 32, "--stride", 4),
+            *("--generation_steps", SHOWN_STEPS, "--repulsion_threshold", 1),
+            *("--num_runs", config.num_images, "--output_file", order_file),
+        ),
+        f"evaluation of {SHOWN_STEPS} passes": (
+            *(*evaluate, *COMPARED_ORDERS, "--generation_steps", SHOWN_STEPS),
+            *("--lpd_order_file", order_file, "--output_dir", out / f"evaluation_{SHOWN_STEPS}"),
+        ),
+        "evaluation of other passes": (
+            *(*evaluate, *COMPARED_ORDERS, "--generation_steps", *config.generation_steps),
+            *("--output_dir", out / "evaluation"),
+        ),
+        "evaluation of other orders": (
+            *(*evaluate, *OTHER_ORDERS, "--generation_steps", SHOWN_STEPS),
+            *("--output_dir", out / "evaluation_other_orders"),
+        ),
+        "report": ("scripts/quickstart/report.py", "--output_dir", out),
+    }
+    return {name: ("python", *map(str, command)) for name, command in stages.items()}
+
+
 def run_program(command: tuple[str, ...]) -> Finished:
-    """Run a program to its end; Ctrl-C and SIGTERM reach it as one SIGTERM, however many come.
+    """Run a program to its end; Ctrl-C, SIGTERM and SIGHUP reach it as one SIGTERM, however many
+    come.
 
     The program is in a session of its own: a terminal sends Ctrl-C to all processes of one, and a
     second signal would interrupt the saving that the first has begun.
@@ -92,80 +161,55 @@ def run_program(command: tuple[str, ...]) -> Finished:
     return Finished(process.returncode, usage, interrupted)
 
 
-def run_stage(stage: Stage, inputs: dict[str, str], output_dir: Path) -> StageRecord:
-    """Run a stage to its end and record it; what earlier attempts took is added.
+def run_stage(name: str, command: tuple[str, ...], output_dir: Path) -> None:
+    """Run a stage's command to its end and record what it took.
 
-    Args:
-        stage: the stage.
-        inputs: the hashes of its inputs.
-        output_dir: the quickstart's folder.
+    Attempts that were interrupted count; a run of what is complete already does not, nor does one
+    that fails.
 
     Raises:
         InputError: the command failed; it has said why.
-        KeyboardInterrupt: interrupted; what was done is recorded.
+        KeyboardInterrupt: interrupted; the time is recorded.
     """
-    new = StageRecord(
-        command=stage.command, inputs=inputs, seconds=0, peak_memory_mib=0, complete=False
-    )
-    before = read_record(output_dir, stage.name) or new
-    if (before.command, before.inputs) != (new.command, new.inputs):
-        print(f"\n{stage.name}: its command or its inputs have changed, so it is made anew")
-        # Should this be stopped half-way, no later run takes what is left for its own.
-        write_record(output_dir, stage.name, replace(new, command=()))
-        remove_owned(stage, output_dir)
-        before = new
-    before = replace(before, complete=False)
-    write_record(output_dir, stage.name, before)
-    print(f"\n== {stage.name}\n$ {shlex.join(stage.command)}", flush=True)
+    times = read_times(output_dir)
+    before = times.get(name)
+    if before is None or before.command != command:
+        before = StageTime(command=command)
+    print(f"\n== {name}\n$ {shlex.join(command)}", flush=True)
+    if not before.complete:
+        write_times(output_dir, {**times, name: before})  # the report shows its own command too
     started = time.perf_counter()
-    finished = run_program((sys.executable, *stage.command[1:]))
-    record = replace(
-        before,
-        seconds=before.seconds + time.perf_counter() - started,
-        peak_memory_mib=max(before.peak_memory_mib, finished.usage.ru_maxrss / 1024),
-        complete=finished.exit_code == 0 and not finished.interrupted,
-    )
-    write_record(output_dir, stage.name, record)
+    finished = run_program((sys.executable, *command[1:]))
+    succeeded = finished.exit_code == 0 and not finished.interrupted
+    if not before.complete:
+        if succeeded or finished.interrupted:
+            times[name] = replace(
+                before,
+                seconds=before.seconds + time.perf_counter() - started,
+                peak_memory_mib=max(before.peak_memory_mib, finished.usage.ru_maxrss / 1024),
+                complete=succeeded,
+            )
+        write_times(output_dir, times)
     if finished.interrupted:
         raise KeyboardInterrupt
-    if finished.exit_code != 0:
-        raise InputError(f"stage {stage.name} failed with exit code {finished.exit_code}")
-    return record
-
-
-def run_stages(stages: list[Stage], output_dir: Path) -> dict[str, StageRecord]:
-    """Run the stages that are not complete, in order.
-
-    Returns:
-        The records of all of them, by name.
-    """
-    records = {}
-    for stage in stages:
-        inputs = hash_inputs(stage, output_dir)
-        record = read_record(output_dir, stage.name)
-        if record is None or not is_complete(stage, inputs, record):
-            record = run_stage(stage, inputs, output_dir)
-        records[stage.name] = record
-    return records
+    if not succeeded:
+        raise InputError(f"stage {name} failed with exit code {finished.exit_code}")
 
 
 def run(config: QuickstartConfig) -> None:
-    """Run what is not complete, then say what everything took."""
-    setup = read_record(config.output_dir, SETUP_NAME)
-    if setup is None:
-        setup = StageRecord(
-            command=SETUP_COMMAND,
-            seconds=config.setup_seconds,
-            peak_memory_mib=0,
-            complete=True,
-        )
-        write_record(config.output_dir, SETUP_NAME, setup)
-    records = {SETUP_NAME: setup, **run_stages(make_stages(config), config.output_dir)}
+    """Run all stages, then say what each took."""
+    if not read_times(config.output_dir):
+        setup = ("bash", "environment_setup.sh")
+        done = StageTime(command=setup, seconds=config.setup_seconds, complete=True)
+        write_times(config.output_dir, {SETUP_NAME: done})
+    for name, command in commands(config).items():
+        run_stage(name, command, config.output_dir)
+    times = read_times(config.output_dir)
     print(f"\n{'stage':<28}{'seconds':>8}{'peak MiB':>10}")
-    for name, record in records.items():
-        print(f"{name:<28}{record.seconds:>8.1f}{record.memory_text:>10}")
-    total = sum(record.seconds for record in records.values())
-    print(f"{'all':<28}{total:>8.1f}{max(r.peak_memory_mib for r in records.values()):>10.0f}")
+    for name, each in times.items():
+        print(f"{name:<28}{each.seconds:>8.1f}{each.memory_text:>10}")
+    total = sum(each.seconds for each in times.values())
+    print(f"{'all':<28}{total:>8.1f}{max(t.peak_memory_mib for t in times.values()):>10.0f}")
     print(f"\nopen {config.output_dir / 'report.html'}")
 
 

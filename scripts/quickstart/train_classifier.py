@@ -20,10 +20,13 @@ from lpd.distributed import pick_device
 from lpd.errors import InputError
 from lpd.evaluation.features import Classifier, ClassifierConfig
 from lpd.files import read_json, write_json
+from lpd.provenance import Origin, missing
 from lpd.randomness import check_seed
-from lpd.weights import WEIGHTS_NAME
+from lpd.weights import CONFIG_NAME, WEIGHTS_NAME
 
 RESULT_NAME = "accuracy.json"
+# What a trained classifier is made of, as its result says.
+_SETTINGS = ("img_size", "epochs", "batch_size", "lr", "max_shift", "seed")
 _ARCHITECTURE = "resnet10t"
 _MODEL_ARGS = {"channels": [16, 32, 32, 64], "stem_width": 16}
 
@@ -77,19 +80,19 @@ class LabelledImages:
 
 
 def run(config: TrainClassifierConfig) -> None:
-    """Train, measure on val, write the folder."""
+    """Train, measure on val, write the folder; do nothing if it is complete.
+
+    Raises:
+        InputError: the folder holds a classifier of another configuration, or the images are not
+            there.
+    """
     result_path = config.output_dir / RESULT_NAME
-    settings = {
-        name: getattr(config, name)
-        for name in ("img_size", "epochs", "batch_size", "lr", "max_shift", "seed")
-    }
-    if (config.output_dir / WEIGHTS_NAME).is_file() and result_path.is_file():
+    origin = Origin(values={name: getattr(config, name) for name in _SETTINGS})
+    if not missing((result_path, *(config.output_dir / n for n in (WEIGHTS_NAME, CONFIG_NAME)))):
         result = read_json(result_path)
-        if result["settings"] != settings:
-            raise InputError(
-                f"{config.output_dir} holds a classifier trained with {result['settings']}, not "
-                f"with {settings}; give another --output_dir"
-            )
+        origin.check(
+            result.get("settings"), place=config.output_dir, remedy="give another --output_dir"
+        )
         print(f"classifier: complete, accuracy {result['accuracy']:.4f}: {config.output_dir}")
         return
     device = pick_device(config.device)
@@ -108,7 +111,10 @@ def run(config: TrainClassifierConfig) -> None:
     ).to(device)
     train_classifier(classifier, train, config, device)
     accuracy = measure_accuracy(classifier, val, config.batch_size, device)
-    write_json(result_path, {"accuracy": accuracy, "images": len(val.labels), "settings": settings})
+    write_json(
+        result_path,
+        {"accuracy": accuracy, "images": len(val.labels), "settings": origin.plain()},
+    )
     classifier.save(config.output_dir)  # its weights say that the folder is complete
     print(f"classifier: accuracy {accuracy:.4f} on {len(val.labels)} images: {config.output_dir}")
 

@@ -11,7 +11,7 @@ import math
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from lpd.data.images import index_images, load_pixels
 from lpd.data.transforms import normalize_
 from lpd.errors import InputError
 from lpd.files import atomic_path, read_json, write_json
+from lpd.provenance import Origin, missing
 from lpd.randomness import Stream, check_seed, generator, torch_seed
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
 from lpd.weights import CONFIG_NAME, WEIGHTS_NAME, save_pretrained
@@ -218,7 +219,7 @@ class Trainer:
         with atomic_path(path) as temporary:
             torch.save(
                 {
-                    "config": resume_key(self.config),
+                    "config": origin_of(self.config).plain(),
                     "step": self.step,
                     "losses": self.losses,
                     "uses": self._uses,
@@ -238,11 +239,8 @@ class Trainer:
             state = torch.load(path, weights_only=True)
         except Exception as error:  # torch.load raises many kinds
             raise InputError(f"{path} is damaged; remove it to start again ({error})") from error
-        if state["config"] != resume_key(self.config):
-            raise InputError(
-                f"{path} is from a run with another configuration; remove {path.parent} or give "
-                "another --output_dir"
-            )
+        remedy = f"remove {path.parent} or give another --output_dir"
+        origin_of(self.config).check(state["config"], place=path, remedy=remedy)
         self.vqgan.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._uses.copy_(state["uses"])
@@ -284,13 +282,14 @@ def spherical_kmeans(vectors: Tensor, count: int, random: np.random.Generator) -
     return centers
 
 
-def resume_key(config: TokenizerConfig) -> dict[str, Any]:
-    """The settings that two halves of one run must share, as plain values."""
-    values = asdict(config)
-    for name in ("data_path", "output_dir", "checkpoint_every"):
-        del values[name]
-    values["network"]["ch_mult"] = list(values["network"]["ch_mult"])
-    return values
+def origin_of(config: TokenizerConfig) -> Origin:
+    """The settings that two halves of one run must share."""
+    free = ("data_path", "output_dir", "checkpoint_every")
+    values, defaults = (
+        {name: value for name, value in asdict(each).items() if name not in free}
+        for each in (config, TokenizerConfig())
+    )
+    return Origin(values=values, defaults=defaults)
 
 
 @torch.inference_mode()
@@ -316,15 +315,17 @@ def evaluate(vqgan: VQGAN, train: Tensor, val: Tensor, batch_size: int) -> Repor
 
 
 def train_tokenizer(config: TokenizerConfig) -> None:
-    """Train, or go on training, and write the tokenizer's folder; do nothing if it is complete."""
+    """Train, or go on training, and write the tokenizer's folder; do nothing if it is complete.
+
+    Raises:
+        InputError: the folder holds a tokenizer, or a checkpoint, of another configuration; the
+            images are not there.
+    """
     folder = config.output_dir
     log_path = folder / LOG_NAME
-    if log_path.is_file() and all((folder / n).is_file() for n in (WEIGHTS_NAME, CONFIG_NAME)):
-        if read_json(log_path).get("config") != resume_key(config):
-            raise InputError(
-                f"{folder} holds a tokenizer of another configuration; remove it or give another "
-                "--output_dir"
-            )
+    if not missing((log_path, folder / WEIGHTS_NAME, folder / CONFIG_NAME)):
+        remedy = "remove it or give another --output_dir"
+        origin_of(config).check(read_json(log_path).get("config"), place=folder, remedy=remedy)
         print(f"tokenizer is complete in {folder}")
         return
     train, val = (
@@ -352,7 +353,7 @@ def train_tokenizer(config: TokenizerConfig) -> None:
     write_json(
         log_path,
         {
-            "config": resume_key(config),
+            "config": origin_of(config).plain(),
             "num_parameters": sum(p.numel() for p in trainer.vqgan.parameters()),
             "seconds_per_step": seconds / max(1, config.num_steps - first_step),
             "losses": trainer.losses,

@@ -1,79 +1,187 @@
-"""main_cache.py as users start it: one process, two with torchrun, and its mistakes."""
+"""main_cache.py as users start it: in one process, in two that form a group, and its mistakes.
 
+Shards are made small here, so that a few images fill several. The two processes are forks of this
+one, told who they are as torchrun tells them: they see the small shards, need not import torch
+again, and meet through Gloo like any others.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import runpy
+import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lpd.data.caching import CacheConfig, run_caching
-from lpd.distributed import World
+from lpd.data import code_cache
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+NUM_IMAGES = 18
+SHARDS = ["codes_00000.npy", "codes_00001.npy", "codes_00002.npy", "codes_00003.npy"]
+INDEX = ["files.txt", "labels.npy", "meta.json"]
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Just over one shard of images: most are links to the same few files."""
-    root = tmp_path_factory.mktemp("images")
+@pytest.fixture(autouse=True)
+def _small_shards() -> Iterator[None]:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    with mock.patch.object(code_cache, "SHARD_IMAGES", 5):
+        yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """18 images of noise in two classes: four shards, the last one shorter."""
+    root = tmp_path / "images"
     random = np.random.default_rng(0)
-    for label in range(2):
-        folder = root / "train" / f"class{label}"
-        folder.mkdir(parents=True)
-        values = random.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-        Image.fromarray(values).save(folder / "0000.png")
-        for row in range(1, 4100):
-            (folder / f"{row:04d}.png").hardlink_to(folder / "0000.png")
+    for row in range(NUM_IMAGES):
+        file = root / "train" / f"class{row % 2}" / f"{row:02d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(file)
     return root
 
 
-def start(*args: object, world: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *world, "main_cache.py", *map(str, args)],
-        cwd=ROOT,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+@pytest.fixture
+def flags(images: Path, tokenizer_folder: Path) -> list[str]:
+    """The command's flags, but for where the cache goes."""
+    return [
+        *("--img_size", "8", "--batch_size", "3", "--num_workers", "0", "--device", "cpu"),
+        *("--data_path", str(images), "--vqgan_path", str(tokenizer_folder)),
+    ]
+
+
+def main_cache(*flags: object) -> object:
+    """Run the program in this process; returns its exit code."""
+    with mock.patch.object(sys, "argv", ["main_cache.py", *map(str, flags)]):
+        try:
+            runpy.run_path(str(ROOT / "main_cache.py"), run_name="__main__")
+        except SystemExit as exit_:
+            return exit_.code
+    return 0
+
+
+def main_cache_of_a_group(rank: int, port: int, output: Path, flags: list[object]) -> None:
+    """Run the program as one of two processes; what it prints goes to ``output``."""
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    with (
+        output.open("w", buffering=1) as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
+        code = main_cache(*flags)
+        assert isinstance(code, int)
+        sys.exit(code)
+
+
+@pytest.fixture
+def in_two_processes(tmp_path: Path) -> Callable[..., tuple[list[int | None], list[str]]]:
+    """Runs the program in a group of two; gives exit codes and output, by rank."""
+
+    def run(*flags: object) -> tuple[list[int | None], list[str]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        outputs = [tmp_path / f"output_{rank}.txt" for rank in range(2)]
+        context = multiprocessing.get_context("fork")
+        processes = [
+            context.Process(
+                target=main_cache_of_a_group, args=(rank, port, outputs[rank], list(flags))
+            )
+            for rank in range(2)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+            process.kill()  # where it hangs, so that the test ends
+            process.join()
+        codes = [process.exitcode for process in processes]
+        return codes, [output.read_text() for output in outputs]
+
+    return run
+
+
+def content(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir()}
 
 
 def test_two_processes_give_the_bytes_of_one(
-    images: Path, tokenizer_folder: Path, tmp_path: Path
+    flags: list[str],
+    in_two_processes: Callable[..., tuple[list[int | None], list[str]]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    config = CacheConfig(
-        img_size=8,
-        vqgan_path=tokenizer_folder,
-        data_path=images,
-        cached_path=tmp_path / "one",
-        batch_size=512,
-        num_workers=0,
-    )
-    run_caching(config, World())
-    done = start(
-        *("--img_size", 8, "--vqgan_path", tokenizer_folder, "--data_path", images),
-        *("--cached_path", tmp_path / "two", "--batch_size", 512, "--num_workers", 1),
-        *("--device", "cpu"),
-        world=TORCHRUN,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("cached 8200 images") == 1
-    one = {file.name: file.read_bytes() for file in (tmp_path / "one").iterdir()}
-    assert sorted(one)[:2] == ["codes_00000.npy", "codes_00001.npy"]
-    assert one == {file.name: file.read_bytes() for file in (tmp_path / "two").iterdir()}
+    assert main_cache(*flags, "--cached_path", tmp_path / "one") == 0
+    assert capsys.readouterr().out.count("cached 18 images") == 1
+    codes, outputs = in_two_processes(*flags, "--cached_path", tmp_path / "two")
+    assert codes == [0, 0], outputs
+    assert [output.count("cached 18 images") for output in outputs] == [1, 0]
+    one = content(tmp_path / "one")
+    assert sorted(one) == [*SHARDS, *INDEX]
+    assert content(tmp_path / "two") == one
 
 
-def test_mistake_is_one_line(images: Path, tokenizer_folder: Path, tmp_path: Path) -> None:
-    done = start(
-        *("--img_size", 9, "--vqgan_path", tokenizer_folder, "--data_path", images),
-        *("--cached_path", tmp_path / "cache"),
-    )
-    assert done.returncode == 2
-    assert done.stderr == (
+def test_an_unreadable_image_of_one_process_ends_both(
+    flags: list[str],
+    images: Path,
+    in_two_processes: Callable[..., tuple[list[int | None], list[str]]],
+    tmp_path: Path,
+) -> None:
+    whole = (images / "train" / "class0" / "12.png").read_bytes()  # row 6: shard 1, the other's
+    (images / "train" / "class0" / "12.png").write_bytes(whole[:30])
+    cached_path = tmp_path / "cache"
+    codes, outputs = in_two_processes(*flags, "--cached_path", cached_path)
+    assert codes == [2, 2], outputs
+    for output in outputs:
+        assert "class0/12.png" in output.splitlines()[-1]
+        assert "repair it, or pass --skip_unreadable" in output.splitlines()[-1]
+    # The first process, 0 and 2 its shards, finished them; the second stopped at its first.
+    assert sorted(content(cached_path)) == [SHARDS[0], SHARDS[2], *INDEX]
+    kept = content(cached_path)
+    (images / "train" / "class0" / "12.png").write_bytes(whole)
+    assert in_two_processes(*flags, "--cached_path", cached_path)[0] == [0, 0]
+    assert sorted(content(cached_path)) == [*SHARDS, *INDEX]
+    assert kept.items() <= content(cached_path).items()
+
+
+def test_mistake_is_one_line(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main_cache(*flags, "--cached_path", tmp_path / "cache", "--img_size", 9) == 2
+    assert capsys.readouterr().err == (
         "main_cache.py: error: image size 9 is not a multiple of the tokenizer's stride 4; "
         "choose one that is\n"
     )
     assert not (tmp_path / "cache").exists()
+
+
+def test_flags_are_read_without_torch() -> None:
+    program = (
+        "import runpy, sys\n"
+        "for flag in ('--dry_run', '--help'):\n"
+        "    sys.argv = ['main_cache.py', '--data_path', 'a', '--cached_path', 'b', flag]\n"
+        "    try:\n"
+        "        runpy.run_path('main_cache.py', run_name='__main__')\n"
+        "    except SystemExit as exit_:\n"
+        "        assert exit_.code == 0\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'scipy'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"cached_path": "b"' in done.stdout
+    assert "--cached_path" in done.stdout

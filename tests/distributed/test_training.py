@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lpd.models.loading import load_model
+from lpd.pretrained import load_model
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,10 +1,9 @@
 """The quickstart's digits and small tokenizer: the programs of scripts/quickstart."""
 
-import importlib.util
+import dataclasses
 import json
 import shutil
 from pathlib import Path
-from types import ModuleType
 from unittest import mock
 
 import numpy as np
@@ -13,23 +12,12 @@ import torch
 from PIL import Image
 
 from lpd.data.images import index_images
+from lpd.errors import InputError
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.tokenizer.vqgan import VQGANConfig
+from scripts.quickstart import make_digits, train_tokenizer
 
-SCRIPTS = Path(__file__).parents[2] / "scripts" / "quickstart"
-
-
-def load_script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-make_digits = load_script("make_digits")
-train_tokenizer = load_script("train_tokenizer")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +69,8 @@ def test_complete_digits_are_left_alone(digits: Path, capsys) -> None:
     make_digits.make_digits(make_digits.DigitsConfig(data_path=digits, img_size=16))
     assert "complete" in capsys.readouterr().out
     assert file.stat().st_mtime_ns == before
+    with pytest.raises(InputError, match=r"img_size was 16, now 24.*another --data_path"):
+        make_digits.make_digits(make_digits.DigitsConfig(data_path=digits, img_size=24))
 
 
 def test_interrupted_training_ends_in_the_same_weights(digits: Path, tmp_path: Path) -> None:
@@ -103,6 +93,8 @@ def test_interrupted_training_ends_in_the_same_weights(digits: Path, tmp_path: P
             pytest.raises(KeyboardInterrupt),
         ):
             train_tokenizer.train_tokenizer(config)
+    with pytest.raises(InputError, match=r"checkpoint\.pt was made otherwise \(seed was 0, now 1"):
+        train_tokenizer.train_tokenizer(dataclasses.replace(config, seed=1))
     train_tokenizer.train_tokenizer(config)
     logs = [json.loads((tmp_path / n / "training.json").read_text()) for n in ("whole", "part")]
     assert len(logs[0]["losses"]) == 24
@@ -125,7 +117,7 @@ def test_trained_folder_is_a_tokenizer_and_stays(digits: Path, tmp_path: Path, c
     with mock.patch.object(train_tokenizer, "Trainer", side_effect=AssertionError("trained again")):
         train_tokenizer.train_tokenizer(config)
     assert "complete" in capsys.readouterr().out
-    with pytest.raises(ValueError, match=r"another configuration; remove it or give another"):
+    with pytest.raises(InputError, match=r"lr was 0\.003, now 1\.0.*remove it or give another"):
         train_tokenizer.train_tokenizer(make_config(digits, tmp_path / "out", lr=1.0))
 
 

@@ -11,10 +11,13 @@ import torch
 from lpd.models.kv_cache import KVCache
 from lpd.models.lpd import LPD
 from lpd.models.visibility import Visibility, dense_attention
-from lpd.orders.plan import DecodePlan, OrderConfig, make_plan
+from lpd.orders.plan import DecodePlan
+from lpd.orders.registry import OrderConfig, make_plan
 from lpd.randomness import token_uniforms
-from lpd.sampling.generate import Sampler, SamplingConfig
-from lpd.sampling.logits import draw, guidance_scales, guide, keep_top_k, keep_top_p
+from lpd.sampling.config import SamplingConfig
+from lpd.sampling.guidance import guidance_scales
+from lpd.sampling.logits import draw, guide, keep_top_k, keep_top_p
+from lpd.sampling.sampler import Sampler
 
 pytestmark = pytest.mark.gpu
 
@@ -63,8 +66,8 @@ def distance_to_a_tie(
     attend = dense_attention(Visibility.of_group_sizes(SIZES, torch.device("cpu")))
     logits = model(codes, labels, orders, attend)  # (B, N, V)
     if config.cfg != 1:
-        uncond = model(codes, torch.full_like(labels, model.null_label), orders, attend)
-        scales = guidance_scales(config.cfg, config.cfg_schedule, 16)
+        uncond = model(codes, model.conditioning.null(labels), orders, attend)
+        scales = torch.from_numpy(guidance_scales(config.cfg, config.cfg_schedule, 16))
         logits = guide(torch.cat([logits, uncond]), scales)
     cumulative = logits.double().softmax(-1).cumsum(-1)  # (B, N, V)
     return (cumulative - uniforms[..., None]).abs().amin(-1).numpy()
@@ -137,23 +140,17 @@ def test_what_waits_for_the_device_is_noticed() -> None:
 @pytest.mark.parametrize("bf16", [True, False], ids=["bf16", "float32"])
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_the_decoding_loop_does_not_wait_for_the_device(
-    gpu_model: LPD, config: SamplingConfig, bf16: bool, monkeypatch: pytest.MonkeyPatch
+    gpu_model: LPD, config: SamplingConfig, bf16: bool
 ) -> None:
     labels, plan, uniforms = inputs(8)
     sampler = Sampler(gpu_model, 8, torch.bfloat16 if bf16 else None)
     with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
         expected = sampler(labels, plan, uniforms, config)  # warm: libraries are set up
-        begin = gpu_model.class_context
-
-        def begin_the_loop(labels: torch.Tensor) -> torch.Tensor:
-            # All inputs are on the device by now; copying them there may wait.
-            torch.cuda.set_sync_debug_mode("error")
-            return begin(labels)
-
-        monkeypatch.setattr(gpu_model, "class_context", begin_the_loop)
-        with host_syncs_allowed(allowed=True):  # whatever happens, the mode is set back
-            codes = sampler(labels, plan, uniforms, config)
-            assert torch.cuda.get_sync_debug_mode() == 2
+        uploaded = sampler.upload(labels, plan, uniforms, config)
+        codes = uploaded.codes
+        with host_syncs_allowed(allowed=False):
+            for each in sampler.passes(uploaded):
+                codes = codes.scatter(1, each.positions, each.tokens)
     assert torch.equal(codes, expected)
 
 

@@ -11,8 +11,8 @@ from torch._dynamo.utils import counters
 
 from lpd.distributed import World
 from lpd.errors import InputError
-from lpd.models.loading import load_model
 from lpd.models.lpd import PRESETS
+from lpd.pretrained import load_model
 from lpd.training.batch import Batch
 from lpd.training.config import TrainConfig
 from lpd.training.setup import TrainingSetup

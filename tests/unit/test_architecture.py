@@ -17,7 +17,9 @@ LAYERS = [
     ["lpd.data"],
     ["lpd.orders"],
     ["lpd.models"],
+    ["lpd.pretrained"],
     ["lpd.sampling"],
+    ["lpd.generation"],
     ["lpd.evaluation", "lpd.training", "lpd.pipeline"],
 ]
 FILES = sorted((ROOT / "lpd").rglob("*.py"))

@@ -1,37 +1,19 @@
 """scripts/benchmark/attention.py prints a line for every case, with ratios."""
 
-import importlib.util
 import math
 import re
-import sys
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark" / "attention.py"
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_attention", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.syspath_prepend(SCRIPT.parent)  # as when it is run
-    monkeypatch.setitem(sys.modules, "benchmark_attention", module)
-    spec.loader.exec_module(module)
-    return module
+from scripts.benchmark import attention
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_line_for_every_case(
-    script: ModuleType, dtype: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = script.BenchmarkConfig(
+def test_a_line_for_every_case(dtype: str, capsys: pytest.CaptureFixture[str]) -> None:
+    config = attention.BenchmarkConfig(
         device="cpu", num_heads=1, head_dim=8, repetitions=1, dtype=dtype
     )
-    script.run(config)
+    attention.run(config)
     head, *lines = capsys.readouterr().out.splitlines()
     assert re.search(rf"torch \d.*{dtype}, 1 heads of 8", head)
     cases = [re.search(r"(\d+) passes.* (attention|block) ", line).groups() for line in lines]
@@ -44,16 +26,16 @@ def test_a_line_for_every_case(
         assert float(timed[0][2]) == 1  # the dense mask's ratio to itself
 
 
-def test_a_seen_pair_is_counted_once(script: ModuleType) -> None:
+def test_a_seen_pair_is_counted_once() -> None:
     # Three tokens one by one make 6 rows. Context rows see 1, 2 and 3 rows; query rows see the
     # context before them and themselves: 2, 3 and 4.
-    assert script.visible_share((1, 1, 1)) == pytest.approx((1 + 2 + 3 + 2 + 3 + 4) / 36)
+    assert attention.visible_share((1, 1, 1)) == pytest.approx((1 + 2 + 3 + 2 + 3 + 4) / 36)
 
 
-def test_wrong_settings(script: ModuleType) -> None:
+def test_wrong_settings() -> None:
     with pytest.raises(ValueError, match="img_size must be 256 or 512, got 300"):
-        script.BenchmarkConfig(img_size=(256, 300))
+        attention.BenchmarkConfig(img_size=(256, 300))
     with pytest.raises(ValueError, match=r"float16.*choose from bfloat16, float32"):
-        script.BenchmarkConfig(dtype="float16")
+        attention.BenchmarkConfig(dtype="float16")
     with pytest.raises(ValueError, match="repetitions must be at least 1, got 0"):
-        script.BenchmarkConfig(repetitions=0)
+        attention.BenchmarkConfig(repetitions=0)

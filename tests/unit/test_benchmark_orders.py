@@ -1,36 +1,19 @@
 """scripts/benchmark/orders.py prints a line for every published setting, with ratios."""
 
-import importlib.util
 import re
-import sys
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from lpd.orders import workers
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark" / "orders.py"
-
-
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("benchmark_orders", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.syspath_prepend(SCRIPT.parent)  # as when it is run
-    monkeypatch.setitem(sys.modules, "benchmark_orders", module)
-    spec.loader.exec_module(module)
-    return module
+from scripts.benchmark import orders as script
 
 
 def test_a_line_for_every_setting(
-    script: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "_CHUNK", 4)  # so that there is work for two
     script.run(script.BenchmarkConfig(num_orders=8, num_twin_orders=1, rounds=1, max_workers=2))
-    head, *lines, memory = capsys.readouterr().out.splitlines()
+    head, *lines, others, memory = capsys.readouterr().out.splitlines()
     assert re.search(r"Python \d.*NumPy \d", head)
     settings = [
         re.match(r"(\d+) px +(\d+) passes  repulsion (\d)", line).groups() for line in lines
@@ -50,12 +33,12 @@ def test_a_line_for_every_setting(
         for milliseconds, ratio in times.values():
             assert milliseconds > 0
             assert ratio == pytest.approx(twin / milliseconds, rel=0.1, abs=0.5)
+    for label in ("raster", "random", "Halton", "PAR 4x", "PAR 16x", "NAR", "ZipAR, window 4"):
+        assert re.search(rf"  {label} \d\S+ ms", others)
     assert re.search(r"this process \d+ MiB, the largest worker \d+ MiB", memory)
 
 
-def test_it_stops_when_generator_and_twin_differ(
-    script: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_stops_when_generator_and_twin_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     twin = script.locality_aware_order
     monkeypatch.setattr(script, "locality_aware_order", lambda *args: twin(*args)[::-1])
     monkeypatch.setattr(script, "SETTINGS", ((64, 4, 2),))
@@ -63,6 +46,6 @@ def test_it_stops_when_generator_and_twin_differ(
         script.run(script.BenchmarkConfig(num_orders=8, num_twin_orders=1, rounds=1))
 
 
-def test_wrong_settings(script: ModuleType) -> None:
+def test_wrong_settings() -> None:
     with pytest.raises(ValueError, match="num_orders must be at least 1, got 0"):
         script.BenchmarkConfig(num_orders=0)

@@ -1,6 +1,7 @@
 """The Python API gives what the command line's pieces give."""
 
 import dataclasses
+import inspect
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,17 @@ import pytest
 import torch
 
 from lpd.models.lpd import LPD
+from lpd.options import defaults
+from lpd.orders.files import save_orders
 from lpd.orders.group_sizes import make_group_sizes
-from lpd.orders.plan import DecodePlan, OrderConfig, make_plan
+from lpd.orders.locality import LocalityConfig
+from lpd.orders.plan import DecodePlan
+from lpd.orders.registry import OrderConfig, make_plan
+from lpd.orders.request import OrderOptions
 from lpd.pipeline import LPDPipeline
 from lpd.randomness import token_uniforms
-from lpd.sampling.generate import Sampler, SamplingConfig
+from lpd.sampling.config import SamplingConfig
+from lpd.sampling.sampler import Sampler
 from lpd.tokenizer.vq_tokenizer import VQTokenizer, to_pixels
 from lpd.weights import save_pretrained
 
@@ -50,13 +57,13 @@ def test_an_order_with_its_own_passes_takes_those(
     pipeline: LPDPipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     passes = []
-    original = Sampler.__call__
+    original = Sampler.upload
 
     def watched(self: Sampler, labels: torch.Tensor, plan: DecodePlan, *rest: object):
         passes.append(plan.group_sizes)
         return original(self, labels, plan, *rest)
 
-    monkeypatch.setattr(Sampler, "__call__", watched)
+    monkeypatch.setattr(Sampler, "upload", watched)
     pipeline([0], order="nar")  # the default number of passes, 20, does not fit 16 positions
     pipeline([0], order="halton", generation_steps=2)
     assert passes == [(1, 2, 3, 4, 3, 2, 1), (1, 15)]
@@ -74,7 +81,9 @@ def test_an_image_depends_on_label_seed_and_place_alone(pipeline: LPDPipeline) -
 @pytest.mark.parametrize(
     ("labels", "settings", "message"),
     [
-        ([4], {}, "labels must be from 0 to 2, or 3 for no class"),
+        ([4], {}, "there is no class 4: labels are from 0 to 2, and None is for no class"),
+        ([0, 3], {}, "there is no class 3"),
+        ([-1], {}, "there is no class -1"),
         ([0], {"generation_steps": 17}, "17 generation steps do not fit 16 positions"),
         ([0], {"order": "spiral"}, "unknown order 'spiral'"),
         ([0], {"cfg": float("inf")}, "cfg must be finite"),
@@ -85,6 +94,28 @@ def test_bad_requests(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         pipeline(labels, **{"generation_steps": 4, **settings})
+
+
+def test_options_are_those_of_the_command_line(pipeline: LPDPipeline, tmp_path: Path) -> None:
+    asked = inspect.signature(LPDPipeline.__call__).parameters
+    expected = {**defaults(OrderOptions), **defaults(SamplingConfig)}
+    assert {name: asked[name].default for name in expected} == expected
+    assert asked["lpd_order_file"].default is None
+    with pytest.raises(TypeError, match=r"no option 'repulsion'; did you mean 'repulsion_thr"):
+        pipeline([0], repulsion=1.0)
+    sizes = pipeline([0], group_sizes="1,5,10")[0]
+    assert sizes.tobytes() != pipeline([0], group_sizes="8,8")[0].tobytes()
+    # A file of the very orders that would have been made: the same image.
+    locality = LocalityConfig(proximity_threshold=1.5, repulsion_threshold=1.0)
+    plan = make_plan(OrderConfig(locality=locality), (4, 4), (1, 5, 10), 0, np.arange(1))
+    file = tmp_path / "orders.npz"
+    save_orders(file, plan.orders, plan.group_sizes, kind="lpd", seed=0, locality=locality)
+    thresholds = dataclasses.asdict(locality)
+    made = pipeline([0], group_sizes="1,5,10", **thresholds)[0]
+    read = pipeline([0], group_sizes="1,5,10", lpd_order_file=file, **thresholds)[0]
+    assert made.tobytes() == read.tobytes()
+    with pytest.raises(ValueError, match=r"repulsion_threshold was 1\.0, now 2\.0"):
+        pipeline([0], group_sizes="1,5,10", lpd_order_file=file)
 
 
 def test_a_model_of_another_tokenizer(

@@ -1,38 +1,29 @@
 """scripts/plot_orders.py: its numbers, its mistakes' one line, its picture and its animation."""
 
-import importlib
 import itertools
 import math
+import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from lpd.options import from_flat
 from lpd.orders.locality import LocalityConfig
-from lpd.orders.plan import DecodePlan, OrderConfig, make_plan
+from lpd.orders.plan import DecodePlan
+from lpd.orders.registry import OrderConfig, make_plan
+from scripts import plot_orders
+from scripts.order_figures import animation, drawing, statistics
 
-SCRIPTS = Path(__file__).parents[2] / "scripts"
 GRID = (4, 5)
 
 
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(SCRIPTS)
-    import plot_orders
-
-    yield plot_orders
-    for name in [name for name in sys.modules if name.split(".")[0] == "order_figures"]:
-        del sys.modules[name]
-    del sys.modules["plot_orders"]
-
-
-@pytest.fixture
-def statistics(script: ModuleType) -> ModuleType:
-    return sys.modules["order_figures.statistics"]
+def make_config(**values: object) -> plot_orders.PlotConfig:
+    """A configuration from values as flags name them."""
+    return from_flat(plot_orders.PlotConfig, values)
 
 
 @pytest.fixture
@@ -41,7 +32,7 @@ def plan() -> DecodePlan:
     return make_plan(OrderConfig(kind="random"), GRID, (1, 2, 5, 12), 3, np.arange(4))
 
 
-def test_nearest_distance_by_hand(statistics: ModuleType) -> None:
+def test_nearest_distance_by_hand() -> None:
     # 0 1 2   Pass 1: the centre. Pass 2: two opposite corners, sqrt(8) apart.
     # 3 4 5   Pass 3: 1 2 3 6, where 1 is beside 2 and 3 beside 6.
     # 6 7 8   Pass 4: 5 and 7, diagonal neighbours.
@@ -54,7 +45,7 @@ def test_nearest_distance_by_hand(statistics: ModuleType) -> None:
     assert row[0, 0] == pytest.approx((1 + 1 + 2) / 3)
 
 
-def test_proximity_by_hand(statistics: ModuleType) -> None:
+def test_proximity_by_hand() -> None:
     passes = np.array([[0, 9, 9], [9, 9, 0], [9, 1, 0]])
     diagonal = 1 / math.sqrt(2)
     before_1 = [[0, 1 + diagonal, 1], [1, 2 * diagonal + 1, 1], [0, 1 + diagonal, 1]]
@@ -65,16 +56,14 @@ def test_proximity_by_hand(statistics: ModuleType) -> None:
     assert statistics.proximities(around, 1)[1, 1] == pytest.approx(4 + 4 * diagonal)
 
 
-def test_chosen_proximity_by_hand(statistics: ModuleType) -> None:
+def test_chosen_proximity_by_hand() -> None:
     # Cells 0 1 2 in a row, the middle one first: each of the others then has one known neighbour.
     plan = DecodePlan(np.array([[1, 0, 2], [0, 1, 2]]), (1, 2))
     chosen = statistics.chosen_proximities(plan, (1, 3))
     assert chosen.tolist() == [[0, 1], [0, 0.5]]
 
 
-def test_numbers_against_slow_twins(
-    statistics: ModuleType, plan: DecodePlan, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_numbers_against_slow_twins(plan: DecodePlan, monkeypatch: pytest.MonkeyPatch) -> None:
     nearest = statistics.nearest_distances(plan, GRID)
     proximity = statistics.chosen_proximities(plan, GRID)
     ends = np.cumsum(plan.group_sizes).tolist()
@@ -95,27 +84,27 @@ def chebyshev(a: tuple[int, int], b: tuple[int, int]) -> int:
     return max(abs(a[0] - b[0]), abs(a[1] - b[1]))
 
 
-def test_curve(statistics: ModuleType) -> None:
+def test_curve() -> None:
     values = np.stack([np.arange(11.0), np.full(11, np.nan)], axis=1)
     curve = statistics.curve(values)
     assert (curve.mean[0], curve.low[0], curve.high[0]) == (5, 1, 9)
     assert np.isnan([curve.mean[1], curve.low[1], curve.high[1]]).all()
 
 
-def test_chosen_passes(script: ModuleType) -> None:
-    assert script.chosen_passes(None, 20) == (1, 5, 10, 15, 19)  # counted from 0
-    assert script.chosen_passes(None, 3) == (1, 2)
-    assert script.chosen_passes(None, 1) == (0,)
-    assert script.chosen_passes((7, 2, 2), 20) == (1, 6)
+def test_chosen_passes() -> None:
+    assert plot_orders.chosen_passes(None, 20) == (1, 5, 10, 15, 19)  # counted from 0
+    assert plot_orders.chosen_passes(None, 3) == (1, 2)
+    assert plot_orders.chosen_passes(None, 1) == (0,)
+    assert plot_orders.chosen_passes((7, 2, 2), 20) == (1, 6)
 
 
-def test_orders_that_do_not_fit_are_left_out_unless_asked_for(script: ModuleType) -> None:
+def test_orders_that_do_not_fit_are_left_out_unless_asked_for() -> None:
     settings = {"output_file": Path("a.png"), "img_size": 48}
-    assert "par_4x" not in script.others_of(script.PlotConfig(**settings))  # 3 x 3 cells
-    assert "halton" in script.others_of(script.PlotConfig(**settings))
+    assert "par_4x" not in plot_orders.others_of(make_config(**settings))  # 3 x 3 cells
+    assert "halton" in plot_orders.others_of(make_config(**settings))
     with pytest.raises(ValueError, match="par_4x"):
-        script.others_of(script.PlotConfig(**settings, others=("par_4x",)))
-    beside = script.others_of(script.PlotConfig(**settings, order="nar"))
+        plot_orders.others_of(make_config(**settings, others=("par_4x",)))
+    beside = plot_orders.others_of(make_config(**settings, order="nar"))
     assert "lpd" in beside
     assert "nar" not in beside
 
@@ -139,37 +128,41 @@ def test_orders_that_do_not_fit_are_left_out_unless_asked_for(script: ModuleType
         ("--seed -1", "seed"),
     ],
 )
-def test_a_mistake_is_one_line(
-    script: ModuleType,
+def test_a_mistake_is_named(
     flags: str,
     words: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    said: Callable[[], str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["plot_orders.py", "--output_file", "a.png", *flags.split()])
     with pytest.raises(SystemExit) as ended:
-        script.main()
+        plot_orders.main()
     assert ended.value.code == 2
-    line = capsys.readouterr().err
-    assert words in line
-    assert line.count("\n") == 1
+    assert words in said()
     assert not list(tmp_path.iterdir())
 
 
-def test_without_matplotlib(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it then fails
-    with pytest.raises(ValueError, match="drawing needs matplotlib: bash"):
-        script.run(script.PlotConfig(output_file=tmp_path / "a.png"))
+def test_without_matplotlib(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['matplotlib'] = None\n"  # importing it then fails
+        "sys.argv = ['plot_orders.py', '--output_file', sys.argv[1]]\n"
+        "from scripts import plot_orders; plot_orders.main()\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "a.png")],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "drawing needs matplotlib: bash" in ended.stderr
+    assert ended.stderr.count("\n") == 1
 
 
-def test_the_figure_shows_the_numbers(
-    script: ModuleType, statistics: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    drawing = importlib.import_module("order_figures.drawing")
+def test_the_figure_shows_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = []
 
     def draw(picture):
@@ -178,11 +171,11 @@ def test_the_figure_shows_the_numbers(
 
     drawing_draw = drawing.draw
     monkeypatch.setattr(drawing, "draw", draw)
-    config = script.PlotConfig(
+    config = make_config(
         img_size=64, generation_steps=4, num_orders=5, others=("random", "nar"), passes=(2, 4),
         seed=3, repulsion_threshold=1, output_file=tmp_path / "a.svg",
     )  # fmt: skip
-    script.run(config)
+    plot_orders.run(config)
     axes = {axis.get_title(): axis for figure in figures[0].subfigs for axis in every_axis(figure)}
 
     def plan(kind: str) -> DecodePlan:
@@ -220,9 +213,7 @@ def every_axis(figure) -> list:
     return [*figure.axes, *(axis for part in figure.subfigs for axis in every_axis(part))]
 
 
-def test_frames(script: ModuleType) -> None:
-    from order_figures import animation
-
+def test_frames() -> None:
     assert animation.passes_of_frames(1) == [0, 1, 1]
     assert animation.passes_of_frames(4) == [0, 1, 2, 3, 4, 4]
     many = animation.passes_of_frames(259)
@@ -239,32 +230,29 @@ def test_frames(script: ModuleType) -> None:
     np.testing.assert_array_equal(full, animation.PASS_COLOURS(passes / 3)[..., :3])
 
 
-def test_picture_and_animation(
-    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_picture_and_animation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figure, gif = tmp_path / "new" / "folder" / "a.png", tmp_path / "other" / "a.gif"
     flags = "--img_size 64 --generation_steps 4 --num_orders 3 --others raster nar --passes 1 3"
     arguments = [*flags.split(), "--output_file", str(figure), "--animation_file", str(gif)]
     monkeypatch.setattr(sys, "argv", ["plot_orders.py", *arguments])
-    script.main()
+    plot_orders.main()
     assert [p.name for p in figure.parent.iterdir()] == ["a.png"]
     with Image.open(figure) as image:
         assert image.format == "PNG"
         assert image.width == 2040
         pixels = np.asarray(image.convert("RGB"))
     # The two passes drawn are there in the colours of the cells they decode and that are known.
-    drawing = sys.modules["order_figures.drawing"]
     for colour in (drawing.CHOSEN, drawing.KNOWN, drawing.NEAR, drawing.EMPTY):
         assert count(pixels, colour) > 1000
 
-    with Image.open(gif) as animation:
-        assert animation.format == "GIF"
-        assert animation.n_frames == 7 + 2  # NAR's 7 passes, the empty grids and the full ones
+    with Image.open(gif) as moving:
+        assert moving.format == "GIF"
+        assert moving.n_frames == 7 + 2  # NAR's 7 passes, the empty grids and the full ones
         frames = []
-        for number in range(animation.n_frames):
-            animation.seek(number)
-            frames.append(np.asarray(animation.convert("RGB")))
-        assert animation.info["duration"] > 1000  # it rests on the last
+        for number in range(moving.n_frames):
+            moving.seek(number)
+            frames.append(np.asarray(moving.convert("RGB")))
+        assert moving.info["duration"] > 1000  # it rests on the last
     empty = [count(frame, drawing.EMPTY) for frame in frames]
     cell = empty[0] / (3 * 16)  # in pixels; three orders
     # Cells of a pass: 1 3 5 7 where 4 passes were asked for, and NAR's diagonals 1 2 3 4 3 2 1.

@@ -10,8 +10,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from lpd.models.loading import config_of_preset
 from lpd.models.lpd import LPD
+from lpd.pretrained import config_of_preset
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
 from lpd.weights import load_state_dict_file, load_strictly, save_pretrained
 

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lpd.data import code_cache
-from lpd.data.caching import CacheConfig, run_caching
-from lpd.data.code_cache import UNREADABLE, CodeCache
+from lpd.data.caching import run_caching
+from lpd.data.code_cache import UNREADABLE
+from lpd.data.config import CacheConfig
+from lpd.data.published_cache import open_cache
 from lpd.data.transforms import center_crop, image_to_pixels, normalize_
 from lpd.distributed import World
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
@@ -118,7 +120,7 @@ def content(path: Path) -> dict[str, bytes]:
 
 
 def test_cache_holds_the_codes_of_the_crops(whole_cache: Path, config: CacheConfig) -> None:
-    cache = CodeCache.open(whole_cache)
+    cache = open_cache(whole_cache)
     tokenizer = VQTokenizer.from_pretrained(config.vqgan_path, CPU)
     cache.check(image_size=16, tokenizer_sha256=tokenizer.sha256)
     assert cache.readable.tolist() == list(range(NUM_IMAGES))
@@ -246,8 +248,8 @@ def test_unreadable_images_can_be_skipped(
     assert "cached 8 images" in out
     assert "3 images could not be read" in out
     assert all(name in out for name in names)
-    cache = CodeCache.open(config.cached_path)
-    whole = CodeCache.open(whole_cache)
+    cache = open_cache(config.cached_path)
+    whole = open_cache(whole_cache)
     assert cache.readable.tolist() == [1, 2, 3, 4, 5, 8, 9, 10]
     assert (np.load(config.cached_path / "codes_00001.npy")[2:] == UNREADABLE).all()
     for flip in (False, True):
@@ -300,8 +302,11 @@ def test_another_cache_is_not_written_to(
     damage(config.data_path, tmp_path / "more", ())
     shutil.copy(tmp_path / "more/train/class0/00.png", tmp_path / "more/train/class0/zz.png")
     for change, words in (
-        ({"img_size": 32}, "its image_size is 16, this run's is 32; remove"),
-        ({"data_path": tmp_path / "more"}, "its num_images is 11, this run's is 12; remove"),
+        ({"img_size": 32}, r"image_size was 16, now 32\); remove"),
+        (
+            {"data_path": tmp_path / "more"},
+            r"num_images was 11, now 12; files_sha256 was .*\); remove",
+        ),
     ):
         with pytest.raises(ValueError, match=words):
             run_in_threads(dataclasses.replace(config, **change), size)

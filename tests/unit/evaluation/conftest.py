@@ -9,24 +9,23 @@ import pytest
 import torch
 from PIL import Image
 
-from lpd.evaluation.config import EvalConfig
-from lpd.evaluation.features import Classifier, ClassifierConfig, load_feature_extractor
-from lpd.evaluation.generate import ImageGenerator
+from lpd.evaluation.chunks import ChunkMaker
+from lpd.evaluation.features import (
+    Classifier,
+    ClassifierConfig,
+    FeatureExtractor,
+    load_feature_extractor,
+)
+from lpd.evaluation.setting import EvalConfig
+from lpd.generation import ImageGenerator
 from lpd.models.lpd import LPD
-from lpd.sampling.generate import SamplingConfig
+from lpd.options import from_flat
+from lpd.sampling.config import SamplingConfig
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
 from lpd.weights import save_pretrained
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -65,20 +64,27 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: LPD) -> Pat
 
 
 @pytest.fixture(scope="session")
-def make_generator(run_folder: Path, tiny_model: LPD) -> Callable[..., ImageGenerator]:
+def make_generator(run_folder: Path, tiny_model: LPD) -> Callable[[int], ImageGenerator]:
     """Makes a generator of the run, for a batch size."""
     tokenizer = VQTokenizer.from_pretrained(run_folder / "tokenizer", CPU)
-    extractor = load_feature_extractor(str(run_folder / "classifier"), CPU)
+    return lambda batch_size: ImageGenerator(tiny_model, tokenizer, batch_size=batch_size)
 
-    def make(batch_size: int, sampling: SamplingConfig | None = None) -> ImageGenerator:
-        return ImageGenerator(
-            tiny_model,
-            tokenizer,
-            extractor,
-            sampling=sampling or SamplingConfig(cfg=1.5),
-            seed=3,
-            batch_size=batch_size,
-        )
+
+@pytest.fixture(scope="session")
+def extractor(run_folder: Path) -> FeatureExtractor:
+    """The run's classifier."""
+    return load_feature_extractor(str(run_folder / "classifier"), CPU)
+
+
+@pytest.fixture(scope="session")
+def make_maker(
+    make_generator: Callable[[int], ImageGenerator], extractor: FeatureExtractor
+) -> Callable[..., ChunkMaker]:
+    """Makes what makes the run's chunks, for a batch size."""
+
+    def make(batch_size: int, *, cfg: float = 1.5, seed: int = 3) -> ChunkMaker:
+        generator = make_generator(batch_size)
+        return ChunkMaker(generator, extractor, sampling=SamplingConfig(cfg=cfg), seed=seed)
 
     return make
 
@@ -104,6 +110,6 @@ def make_config(run_folder: Path, tmp_path: Path) -> Callable[..., EvalConfig]:
             "num_workers": 0,
             "device": "cpu",
         }
-        return EvalConfig(**{**values, **changes})
+        return from_flat(EvalConfig, {**values, **changes})
 
     return make

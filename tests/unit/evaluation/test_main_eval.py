@@ -1,9 +1,11 @@
-"""main_eval.py as users start it: alone, under torchrun, with wrong flags."""
+"""main_eval.py as users start it: alone, in two processes, with wrong flags."""
 
 import json
+import multiprocessing
 import os
 import runpy
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -30,29 +32,55 @@ def flags(run_folder):
 @pytest.fixture
 def run_main(monkeypatch):
     """Runs the program in this process."""
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["main_eval.py", *map(str, arguments)])
         runpy.run_path(str(ROOT / "main_eval.py"), run_name="__main__")
 
     yield run
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
-def test_two_processes_give_the_numbers_of_one(flags, run_main, tmp_path):
+@pytest.fixture
+def run_two(run_main, tmp_path):
+    """Runs the program in a group of two: forks, which need not import torch again, told who they
+    are as torchrun tells them. Gives exit codes and output, by rank."""
+
+    def one_of_two(rank, port, output, arguments):
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        with output.open("w", buffering=1) as file:
+            sys.stdout = sys.stderr = file
+            run_main(*arguments)
+
+    def run(*arguments):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        outputs = [tmp_path / f"output_{rank}.txt" for rank in range(2)]
+        context = multiprocessing.get_context("fork")
+        processes = [
+            context.Process(target=one_of_two, args=(rank, port, output, arguments))
+            for rank, output in enumerate(outputs)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+            process.kill()  # where it hangs, so that the test ends
+            process.join()
+        return [process.exitcode for process in processes], [file.read_text() for file in outputs]
+
+    return run
+
+
+def test_two_processes_give_the_numbers_of_one(flags, run_main, run_two, tmp_path):
     run_main(*flags, "--output_dir", tmp_path / "one")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone"]
-    two = subprocess.run(
-        [*command, "main_eval.py", *flags, "--output_dir", str(tmp_path / "two")],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert two.returncode == 0, two.stderr
-    assert two.stdout.count("FID") == 1  # rank 0 alone reports
+    codes, outputs = run_two(*flags, "--output_dir", tmp_path / "two")
+    assert codes == [0, 0], outputs
+    assert [output.count("FID") for output in outputs] == [1, 0]  # rank 0 alone reports
     one, both = (
         json.loads((tmp_path / name / "results.json").read_text())["orders"]
         for name in ("one", "two")
@@ -64,22 +92,96 @@ def test_two_processes_give_the_numbers_of_one(flags, run_main, tmp_path):
                 assert b[name] == pytest.approx(a[name], rel=1e-4, abs=1e-6), (order, steps, name)
 
 
+def test_a_mistake_of_two_processes_ends_both(flags, run_two, tmp_path):
+    mistaken = [*flags, "--reference", tmp_path / "absent.npz"]
+    codes, outputs = run_two(*mistaken, "--output_dir", tmp_path / "out")
+    assert codes == [2, 2]
+    assert all("no reference at" in output for output in outputs)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (["--order", "spiral"], "spiral"),
         (["--no_such_flag", 1], "no_such_flag"),
+        (["--group_sizes", "4x4", "--order", "nar"], "for orders without passes of their own"),
+        (["--top_p", 0], "top_p must be above 0"),
+    ],
+)
+def test_wrong_flags_are_told_and_exit_with_2(flags, run_main, tmp_path, change, message, said):
+    with pytest.raises(SystemExit) as exit_:
+        run_main(*flags, "--output_dir", tmp_path / "out", *change)
+    assert exit_.value.code == 2
+    assert message in said()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
         (["--group_sizes", "1,2"], "sum to 3, but the grid has 16 positions"),
+        (["--output_dir", "in_the_way/out"], "in_the_way"),
+        (["--lpd_order_file", "absent.npz"], "no order file at"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_code_2(
     flags, run_main, tmp_path, change, message, capsys, monkeypatch
 ):
     monkeypatch.delenv("LPD_TRACEBACK", raising=False)
+    monkeypatch.chdir(tmp_path)
+    Path("in_the_way").write_text("a file, where a folder should be")
     with pytest.raises(SystemExit) as exit_:
-        run_main(*flags, "--output_dir", tmp_path / "out", *change)
+        run_main(*flags, "--output_dir", "out", *change)
     assert exit_.value.code == 2
-    lines = capsys.readouterr().err.strip().splitlines()
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("main_eval")]
     assert len(lines) == 1
     assert message in lines[0]
-    assert not (tmp_path / "out").exists()
+    assert not Path("out").exists()
+
+
+def test_flags_are_those_of_published_command_lines_and_need_no_torch():
+    """One process asks for the resolved flags and for help, and then says what it imported."""
+    program = """
+import contextlib, io, json, runpy, sys
+outputs = []
+for last in ("--dry_run", "--help"):
+    sys.argv = ["main_eval.py", *{flags}, last]
+    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.suppress(SystemExit):
+        runpy.run_path("main_eval.py", run_name="__main__")
+    outputs.append(output.getvalue())
+heavy = sorted({{"torch", "torchvision", "timm", "scipy", "torch_fidelity"}} & sys.modules.keys())
+print(json.dumps([json.loads(outputs[0]), outputs[1], heavy]))
+"""
+    flags = [
+        *("--pretrained_ckpt", "m", "--vqgan_path", "t", "--output_dir", "o", "--evaluate"),
+        *("--order", "raster", "zipar_4", "lpd", "--generation-steps", "32", "20", "--cfg", "4.8"),
+        *("--group_sizes", "1x4 2x6", "--lpd_order_file", "f.npz", "--repulsion_threshold", "3"),
+        *("--no-bf16", "--proximity-threshold", "0.5", "--top_k", "5", "--save_npz"),
+    ]
+    result = subprocess.run(
+        [sys.executable, "-c", program.format(flags=flags)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    options, help_text, heavy = json.loads(result.stdout)
+    assert heavy == []
+    given = {
+        "pretrained_ckpt": "m", "vqgan_path": "t", "output_dir": "o", "evaluate": True,
+        "order": ["raster", "zipar_4", "lpd"], "generation_steps": [32, 20], "cfg": 4.8,
+        "group_sizes": "1x4 2x6", "lpd_order_file": "f.npz", "repulsion_threshold": 3.0,
+        "bf16": False, "proximity_threshold": 0.5, "top_k": 5, "save_npz": True,
+    }  # fmt: skip
+    others = {
+        "model": None, "img_size": 256, "num_images": 50000, "eval_bsz": 64,
+        "group_size_schedule": "cosine", "cfg_schedule": "linear", "temperature": 1.0,
+        "top_p": 1.0, "seed": 0, "device": None, "feature_extractor": "inception",
+        "inception_path": None, "reference": None, "num_workers": 4, "measure_speed": False,
+        "save_images": False, "chunk_size": 1000,
+    }  # fmt: skip
+    assert options == given | others
+    for name in options:
+        assert f"--{name}" in help_text or f"--no-{name}" in help_text, name

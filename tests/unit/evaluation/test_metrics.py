@@ -1,5 +1,7 @@
 """Metrics against closed forms, against scipy's matrix square root, and against torch-fidelity."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -13,14 +15,14 @@ from torch_fidelity.metric_fid import (
 )
 
 from lpd.evaluation.metrics import (
-    GaussianStatistics,
-    Moments,
+    all_numbers,
     class_accuracy,
     frechet_distance,
-    gaussian_statistics,
     inception_score,
     precision_recall,
 )
+from lpd.evaluation.report import SettingResult
+from lpd.evaluation.statistics import GaussianStatistics, gaussian_statistics
 
 
 def random_features(seed, num_samples, num_features, shift=0.0):
@@ -105,39 +107,6 @@ class TestFrechetDistance:
             frechet_distance(a, b)
 
 
-class TestMoments:
-    @settings(max_examples=30, deadline=None)
-    @given(st.integers(0, 2**32), st.lists(st.integers(1, 9), min_size=2, max_size=5))
-    def test_of_parts_add_up_to_the_whole(self, seed, sizes):
-        features = random_features(seed, sum(sizes), 5, shift=100.0)
-        parts = np.split(features, np.cumsum(sizes)[:-1])
-        total = Moments.of(parts[0])
-        for part in parts[1:]:
-            total += Moments.of(part)
-        statistics = total.statistics()
-        np.testing.assert_allclose(statistics.mean, features.mean(0, dtype=float), rtol=1e-12)
-        expected = np.cov(features.astype(float), rowvar=False)
-        np.testing.assert_allclose(
-            statistics.covariance, expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max()
-        )
-
-    def test_keep_their_digits_far_from_zero(self):
-        # float32 sums of squares of 1e4 would lose a variance of 1 altogether
-        features = random_features(0, 4000, 2) + np.float32(1e4)
-        expected = np.cov(features.astype(float), rowvar=False)
-        np.testing.assert_allclose(gaussian_statistics(features).covariance, expected, rtol=1e-9)
-
-    def test_of_one_sample_have_no_covariance(self):
-        with pytest.raises(ValueError, match="at least 2"):
-            gaussian_statistics(np.zeros((1, 3), dtype=np.float32))
-
-    def test_refuse_what_is_not_finite(self):
-        features = np.zeros((3, 2), dtype=np.float32)
-        features[1, 1] = np.nan
-        with pytest.raises(ValueError, match="not finite"):
-            gaussian_statistics(features)
-
-
 class TestInceptionScore:
     def test_of_uniform_predictions_is_one(self):
         score = inception_score(np.zeros((50, 7), dtype=np.float32))
@@ -207,6 +176,8 @@ def test_class_accuracy_counts_the_right_argmax():
     assert class_accuracy(logits, np.array([0, 2, 0, 1])) == 0.5
 
 
-def test_statistics_refuse_shapes_that_do_not_go_together():
-    with pytest.raises(ValueError, match=r"\(2,\) and \(3, 3\)"):
-        gaussian([0, 0], np.eye(3))
+def test_every_number_has_a_name_of_its_own():
+    """All stand beside each other, and beside a setting's own numbers, in one JSON object."""
+    keys = [number.key for number in all_numbers()]
+    assert len(set(keys)) == len(keys)
+    assert not {field.name for field in dataclasses.fields(SettingResult)} & set(keys)

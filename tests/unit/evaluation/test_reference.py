@@ -6,21 +6,13 @@ import torch
 from PIL import Image
 
 from lpd.distributed import World
-from lpd.evaluation.features import load_feature_extractor
-from lpd.evaluation.metrics import gaussian_statistics
 from lpd.evaluation.reference import (
     load_reference,
     open_reference,
     read_statistics,
     write_statistics,
 )
-
-CPU = torch.device("cpu")
-
-
-@pytest.fixture
-def extractor(run_folder):
-    return load_feature_extractor(str(run_folder / "classifier"), CPU)
+from lpd.evaluation.statistics import gaussian_statistics
 
 
 def pixels_of(folder):
@@ -50,25 +42,32 @@ def test_a_folder_gives_the_statistics_of_its_cropped_images(run_folder, tmp_pat
     np.testing.assert_allclose(reference.features, features, rtol=1e-4, atol=1e-6)
 
 
-def test_processes_share_the_work_and_agree(run_folder, tmp_path, extractor, monkeypatch):
+@pytest.mark.parametrize("size", [3, 30])  # 30: some of them have none of the 24 images
+def test_processes_share_the_work_and_agree(run_folder, tmp_path, extractor, monkeypatch, size):
     source = open_reference(run_folder / "data", 16, extractor)
     whole = compute(source, extractor, tmp_path / "cache.npz")
     shares = []
 
+    class SentError(Exception):
+        pass
+
     def send(_world, value):  # each process's part, taken where it would be sent
-        if isinstance(value, tuple):
-            shares.append(value)
-        return [value]
+        if not isinstance(value, tuple):
+            return [value]
+        shares.append(value)
+        raise SentError
 
     monkeypatch.setattr(World, "gather", send)
     monkeypatch.setattr(World, "broadcast", lambda self, value: value)
-    for rank in range(3):
-        compute(source, extractor, tmp_path / f"{rank}.npz", World(rank=rank, size=3))
-    assert [share[0].count for share in shares] == [8, 8, 8]
+    for rank in range(size):
+        with pytest.raises(SentError):
+            compute(source, extractor, tmp_path / f"{rank}.npz", World(rank=rank, size=size))
+    counts = [0 if share[0] is None else share[0].count for share in shares]
+    assert counts == [len(range(rank, 24, size)) for rank in range(size)]
     monkeypatch.setattr(
         World, "gather", lambda self, value: shares if isinstance(value, tuple) else [value]
     )
-    together = compute(source, extractor, tmp_path / "again.npz", World(rank=1, size=3))
+    together = compute(source, extractor, tmp_path / "again.npz", World(rank=1, size=size))
     np.testing.assert_allclose(together.statistics.mean, whole.statistics.mean, rtol=1e-5)
     assert sorted(map(tuple, together.features.round(4))) == sorted(
         map(tuple, whole.features.round(4))

@@ -1,8 +1,12 @@
 """The table and the files of an evaluation."""
 
+import json
+
 import numpy as np
+import pytest
 from PIL import Image
 
+from lpd.errors import InputError
 from lpd.evaluation.report import (
     SettingResult,
     read_result,
@@ -12,6 +16,7 @@ from lpd.evaluation.report import (
     write_results,
     write_samples,
 )
+from lpd.files import read_json, write_json
 
 
 def result(order="lpd", steps=4, **numbers):
@@ -28,13 +33,72 @@ def result(order="lpd", steps=4, **numbers):
         "recall": 0.5,
         "seconds_per_image": 0.0125,
     }
-    return SettingResult(**{**values, **numbers})
+    return SettingResult.from_flat({**values, **numbers}, "a test")
 
 
 def test_results_are_read_as_written(tmp_path):
     assert read_result(tmp_path) is None
     write_result(tmp_path, result())
     assert read_result(tmp_path) == result()
+
+
+def test_files_are_flat_and_in_the_order_of_the_table(tmp_path):
+    write_result(tmp_path, result(order="raster", latency_seconds=0.5))
+    assert json.loads((tmp_path / "metrics.json").read_text()) == {
+        "order": "raster",
+        "generation_steps": 4,
+        "group_sizes": [1, 3, 5, 7],
+        "num_images": 50,
+        "fid": 1.23456,
+        "inception_score": 8.5,
+        "inception_score_std": 0.25,
+        "class_accuracy": None,
+        "precision": 0.75,
+        "recall": 0.5,
+        "seconds_per_image": 0.0125,
+        "latency_seconds": 0.5,
+        "images_per_second": None,
+        "throughput_batch_size": None,
+    }
+    written = (tmp_path / "metrics.json").read_text()
+    names = ("order", "num_images", "fid", "inception_score_std", "recall", "seconds_per_image")
+    places = [written.index(f'"{name}"') for name in names]
+    assert places == sorted(places)
+
+
+def test_files_of_other_versions_are_read(tmp_path):
+    """A metric they do not know is empty; a number that is not known here is kept."""
+    values = result().flat()
+    del values["recall"], values["images_per_second"]
+    write_json(tmp_path / "lpd_4" / "metrics.json", {**values, "sharpness": 0.125, "depth": None})
+    found = read_result(tmp_path / "lpd_4")
+    assert found.metrics["recall"] is None
+    assert found.metrics["precision"] == 0.75
+    assert found.metrics["sharpness"] == 0.125
+    write_results(tmp_path, {"seed": 0})
+    written = read_json(tmp_path / "results.json")["orders"]["lpd"]["4"]
+    assert written == {
+        **result().flat(), "group_sizes": [1, 3, 5, 7], "recall": None,
+        "sharpness": 0.125, "depth": None,
+    }  # fmt: skip
+    assert "sharpness" not in table([found])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([1, 2], "expected an object"),
+        ({"order": "lpd"}, "generation_steps"),
+        (
+            {**result().flat(), "sharpness": "high"},
+            "sharpness must be a number or null, got 'high'",
+        ),
+    ],
+)
+def test_other_content_is_refused_by_name(tmp_path, content, message):
+    write_json(tmp_path / "metrics.json", content)
+    with pytest.raises(InputError, match=f"metrics.json.*{message}"):
+        read_result(tmp_path)
 
 
 def test_results_are_collected_by_order_and_passes(tmp_path):

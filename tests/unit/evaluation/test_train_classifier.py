@@ -1,9 +1,6 @@
 """The quickstart's classifier: augmentation, and a folder that evaluation can use."""
 
 import dataclasses
-import runpy
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,17 +9,11 @@ from PIL import Image
 
 from lpd.evaluation.features import load_feature_extractor
 from lpd.files import read_json
-
-SCRIPT = Path(__file__).resolve().parents[3] / "scripts" / "quickstart" / "train_classifier.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    return SimpleNamespace(**runpy.run_path(str(SCRIPT)))
+from scripts.quickstart import train_classifier
 
 
 @pytest.fixture
-def config(script, tmp_path):
+def config(tmp_path):
     """Two classes that any classifier tells apart: dark and bright noise."""
     generator = np.random.default_rng(0)
     for part, count in (("train", 40), ("val", 10)):
@@ -32,7 +23,7 @@ def config(script, tmp_path):
             for index in range(count):
                 pixels = generator.integers(low, low + 128, size=(16, 16, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{index}.png")
-    return script.TrainClassifierConfig(
+    return train_classifier.TrainClassifierConfig(
         data_path=tmp_path / "data",
         output_dir=tmp_path / "out",
         img_size=16,
@@ -42,9 +33,9 @@ def config(script, tmp_path):
     )
 
 
-def test_shift_moves_each_image_and_repeats_its_border(script):
+def test_shift_moves_each_image_and_repeats_its_border():
     images = torch.randint(256, (20, 3, 8, 8), dtype=torch.uint8)
-    moved = script.shift(images, 2, torch.Generator().manual_seed(0))
+    moved = train_classifier.shift(images, 2, torch.Generator().manual_seed(0))
     padded = np.pad(images.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)), mode="edge")
     offsets = set()
     for image, wide in zip(moved.numpy(), padded, strict=True):
@@ -57,11 +48,11 @@ def test_shift_moves_each_image_and_repeats_its_border(script):
         assert len(found) == 1
         offsets.update(found)
     assert len(offsets) > 8  # images move differently, in both directions
-    assert torch.equal(script.shift(images, 0, torch.Generator()), images)
+    assert torch.equal(train_classifier.shift(images, 0, torch.Generator()), images)
 
 
-def test_trains_a_folder_that_evaluation_reads_and_leaves_it_alone(script, config, capsys):
-    script.run(config)
+def test_trains_a_folder_that_evaluation_reads_and_leaves_it_alone(config, capsys):
+    train_classifier.run(config)
     weights = config.output_dir / "model.safetensors"
     first = weights.read_bytes()
     assert read_json(config.output_dir / "accuracy.json")["accuracy"] == 1.0
@@ -71,11 +62,11 @@ def test_trains_a_folder_that_evaluation_reads_and_leaves_it_alone(script, confi
     assert extractor(bright // 4).logits.argmax() == 1
 
     modified = weights.stat().st_mtime_ns
-    script.run(config)  # complete
+    train_classifier.run(config)  # complete
     assert weights.stat().st_mtime_ns == modified
     assert "complete" in capsys.readouterr().out
     with pytest.raises(ValueError, match="another --output_dir"):
-        script.run(dataclasses.replace(config, seed=1))
+        train_classifier.run(dataclasses.replace(config, seed=1))
     weights.unlink()  # as an interrupt leaves it
-    script.run(config)
+    train_classifier.run(config)
     assert weights.read_bytes() == first  # the seed decides everything

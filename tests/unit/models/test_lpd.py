@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpd.models.loading import config_of_preset
 from lpd.models.lpd import LPD, PRESETS, LPDConfig
 from lpd.models.visibility import Visibility, dense_attention
+from lpd.pretrained import config_of_preset
 
 DATA = Path(__file__).parents[2] / "data"
 
@@ -31,7 +31,7 @@ def test_cached_decoding_gives_the_logits_of_the_full_forward(
     model, batch = tiny_model, 2
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(model.config.vocab_size, (batch, 16), generator=generator)
-    labels = torch.tensor([1, model.null_label])
+    labels = torch.tensor([1, model.config.num_classes])
     orders = torch.stack([torch.randperm(16, generator=generator) for _ in range(batch)])
     visibility = Visibility.of_group_sizes(group_sizes, torch.device("cpu"))
     full = model(tokens, labels, orders, dense_attention(visibility))  # (B, N, V)
@@ -39,7 +39,7 @@ def test_cached_decoding_gives_the_logits_of_the_full_forward(
     cache = model.make_cache(batch)
     cache.keys.fill_(torch.nan)  # whatever is read before it is written shows
     cache.values.fill_(torch.nan)
-    context, start, steps = model.class_context(labels), 0, []
+    context, start, steps = model.prefix(labels), 0, []
     for size in group_sizes:
         positions = orders[:, start : start + size]
         steps.append(model.decode(context, positions, cache))

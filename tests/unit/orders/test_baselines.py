@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lpd.orders.baselines import halton_order, nar_passes, par_passes, zipar_passes
 from lpd.orders.group_sizes import make_group_sizes
-from lpd.orders.plan import FREE_KINDS, OrderConfig, make_plan, own_group_sizes
+from lpd.orders.registry import OrderConfig, free_order_names, make_plan, own_group_sizes
 
 SIDES = st.integers(1, 7)
 GRIDS = st.tuples(SIDES, SIDES)
@@ -133,7 +133,7 @@ def test_every_kind_fills_every_grid_it_fits(grid: tuple[int, int], data: st.Dat
     regions = data.draw(st.sampled_from([m for m in range(1, side + 1) if side % m == 0]))
     window = data.draw(st.integers(1, columns))
     steps = data.draw(st.integers(1, rows * columns))
-    for kind in (*FREE_KINDS, f"par_{regions**2}x", "nar", f"zipar_{window}"):
+    for kind in (*free_order_names(), f"par_{regions**2}x", "nar", f"zipar_{window}"):
         own_sizes = own_group_sizes(kind, grid)
         sizes = own_sizes or make_group_sizes(rows * columns, steps)
         # DecodePlan refuses what is no permutation, and sizes that do not sum to N.

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from lpd.orders.files import load_orders, save_orders
-from lpd.orders.plan import DecodePlan, OrderConfig, make_plan
+from lpd.orders.locality import LocalityConfig
+from lpd.orders.plan import DecodePlan
+from lpd.orders.registry import OrderConfig, make_plan
 
 SIZES = (1, 3, 5)
 
@@ -20,7 +22,9 @@ def plan() -> DecodePlan:
 @pytest.mark.parametrize("suffix", [".npz", ".json"])
 def test_round_trip(tmp_path: Path, plan: DecodePlan, suffix: str) -> None:
     path = tmp_path / f"orders{suffix}"
-    save_orders(path, plan.orders, plan.group_sizes, kind="random", seed=0, thresholds=(1.0, 2.0))
+    save_orders(
+        path, plan.orders, plan.group_sizes, kind="random", seed=0, locality=LocalityConfig()
+    )
     loaded = load_orders(path)
     np.testing.assert_array_equal(loaded.orders, plan.orders)
     assert loaded.group_sizes == (SIZES if suffix == ".npz" else None)
@@ -37,7 +41,14 @@ def test_published_json(tmp_path: Path) -> None:
 
 def test_npz_tells_its_origin(tmp_path: Path, plan: DecodePlan) -> None:
     path = tmp_path / "orders.npz"
-    save_orders(path, plan.orders, plan.group_sizes, kind="lpd", seed=3, thresholds=(1.0, 2.5))
+    save_orders(
+        path,
+        plan.orders,
+        plan.group_sizes,
+        kind="lpd",
+        seed=3,
+        locality=LocalityConfig(repulsion_threshold=2.5),
+    )
     with np.load(path, allow_pickle=False) as content:
         assert content["orders"].dtype == np.uint16
         assert content["seed"] == 3
@@ -66,14 +77,28 @@ def test_bad_json_is_named(tmp_path: Path, content: bytes) -> None:
 
 def test_npz_with_group_sizes_of_another_grid(tmp_path: Path, plan: DecodePlan) -> None:
     path = tmp_path / "orders.npz"
-    save_orders(path, plan.orders, (4, 4), kind="lpd", seed=3, thresholds=(1.0, 2.5))
+    save_orders(
+        path,
+        plan.orders,
+        (4, 4),
+        kind="lpd",
+        seed=3,
+        locality=LocalityConfig(repulsion_threshold=2.5),
+    )
     with pytest.raises(ValueError, match=r"orders\.npz.* sum to 8, but the grid has 9"):
         load_orders(path)
 
 
 def test_truncated_npz_is_named(tmp_path: Path, plan: DecodePlan) -> None:
     path = tmp_path / "orders.npz"
-    save_orders(path, plan.orders, plan.group_sizes, kind="lpd", seed=3, thresholds=(1.0, 2.5))
+    save_orders(
+        path,
+        plan.orders,
+        plan.group_sizes,
+        kind="lpd",
+        seed=3,
+        locality=LocalityConfig(repulsion_threshold=2.5),
+    )
     path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"orders\.npz"):
         load_orders(path)
@@ -95,7 +120,7 @@ def test_missing_and_misnamed(tmp_path: Path) -> None:
 
 def test_other_request(tmp_path: Path, plan: DecodePlan) -> None:
     path = tmp_path / "orders.npz"
-    save_orders(path, plan.orders, plan.group_sizes, kind="lpd", seed=0, thresholds=(1.0, 2.0))
+    save_orders(path, plan.orders, plan.group_sizes, kind="lpd", seed=0, locality=LocalityConfig())
     with pytest.raises(ValueError, match="made for 3 passes"):
         load_orders(path).plan((4, 5), np.arange(2))
     with pytest.raises(ValueError, match="orders 9 positions, but the model has 16"):

@@ -11,15 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpd.orders import locality
+from lpd.orders import locality_batched
 from lpd.orders.group_sizes import GroupSizes, make_group_sizes
-from lpd.orders.locality import (
-    LocalityConfig,
+from lpd.orders.locality import LocalityConfig, locality_aware_order, neighbour_proximity
+from lpd.orders.locality_batched import (
     draw_priorities,
     locality_aware_orders,
     orders_from_priorities,
 )
-from lpd.orders.locality_scalar import locality_aware_order, neighbour_proximity
 
 STATISTICS = json.loads((Path(__file__).parents[2] / "data" / "order_statistics.json").read_text())
 # Thresholds in and between the values that proximities and distances take.
@@ -190,7 +189,7 @@ class TestRandomness:
         assert len(np.unique(together, axis=0)) == 50
         assert (make(2, range(50)) != together).any(axis=1).all()
         np.testing.assert_array_equal(make(1, [49, 7, 7, 0]), together[[49, 7, 7, 0]])
-        monkeypatch.setattr(locality, "_CELLS_AT_A_TIME", 3 * 64)  # batches of three
+        monkeypatch.setattr(locality_batched, "_CELLS_AT_A_TIME", 3 * 64)  # batches of three
         np.testing.assert_array_equal(make(1, range(50)), together)
 
     def test_each_image_has_its_own_known_cells(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,7 +201,7 @@ class TestRandomness:
                 (4, 4), (3, 7), LocalityConfig(), seed=0, image_indices=indices, known=known
             )
 
-        monkeypatch.setattr(locality, "_CELLS_AT_A_TIME", 3 * 16)  # batches of three
+        monkeypatch.setattr(locality_batched, "_CELLS_AT_A_TIME", 3 * 16)  # batches of three
         together = np.asarray(make(indices, known))
         for image in indices:
             assert set(together[image]) == set(np.flatnonzero(~known[image]))
@@ -212,7 +211,7 @@ class TestRandomness:
     def test_no_priority_is_0(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # 0 stands for cells that are not candidates; one draw in 33 million is 0.
         monkeypatch.setattr(
-            locality, "random_integers", lambda *args: np.zeros((2, 12), dtype=np.uint32)
+            locality_batched, "random_integers", lambda *args: np.zeros((2, 12), dtype=np.uint32)
         )
         assert (draw_priorities(0, np.arange(2), 3, 4) == 1).all()
 

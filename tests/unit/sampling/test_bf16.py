@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from lpd.models.loading import cast_linears
+from lpd.generation import cast_linears
 from lpd.models.lpd import LPD
 from lpd.models.visibility import Visibility, dense_attention
-from lpd.orders.plan import DecodePlan, OrderConfig, make_plan
+from lpd.orders.plan import DecodePlan
+from lpd.orders.registry import OrderConfig, make_plan
 from lpd.randomness import token_uniforms
-from lpd.sampling.generate import Sampler, SamplingConfig
+from lpd.sampling.config import SamplingConfig
+from lpd.sampling.sampler import Sampler
 
 SIZES = (1, 2, 5, 8)
 NUM_IMAGES = 256
@@ -64,7 +66,7 @@ def decoded_logits(
     """The logits (B, N, V), in generation order, of decoding these codes with a cache of dtype."""
     orders = torch.from_numpy(plan.orders)
     cache = model.make_cache(len(labels), dtype)
-    context = model.class_context(labels)
+    context = model.prefix(labels)
     logits = []
     for positions in orders.split(plan.group_sizes, dim=1):
         logits.append(model.decode(context, positions, cache))

@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from lpd.sampling.logits import draw, guidance_scales, guide, keep_top_k, keep_top_p
+from lpd.sampling.config import SamplingConfig
+from lpd.sampling.guidance import SCHEDULES, GuidanceSchedule, guidance_scales
+from lpd.sampling.logits import draw, guide, keep_top_k, keep_top_p
 
 LOGITS = st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=12).map(torch.tensor)
 
@@ -21,13 +23,37 @@ def test_guidance_worked_by_hand() -> None:
 def test_guidance_scales() -> None:
     assert guidance_scales(5.0, "linear", 4).tolist() == [1.0, 2.0, 3.0, 4.0]
     assert guidance_scales(5.0, "constant", 3).tolist() == [5.0, 5.0, 5.0]
+    # What is known beforehand counts as generated.
+    assert guidance_scales(5.0, "linear", 4, num_known=3).tolist() == [4.0]
+    assert guidance_scales(5.0, "constant", 3, num_known=1).tolist() == [5.0, 5.0]
+
+
+def test_a_guidance_schedule_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy = GuidanceSchedule(summary="it falls", scales=lambda cfg, j, num_positions: cfg - j)
+    monkeypatch.setitem(SCHEDULES, "falling", toy)
+    config = SamplingConfig(cfg=3.0, cfg_schedule="falling")
+    assert guidance_scales(config.cfg, config.cfg_schedule, 3).tolist() == [3.0, 2.0, 1.0]
+    with pytest.raises(ValueError, match="choose from linear, constant, falling"):
+        SamplingConfig(cfg_schedule="rising")
 
 
 @given(logits=LOGITS, top_k=st.integers(1, 12))
 def test_top_k_keeps_the_k_largest(logits: torch.Tensor, top_k: int) -> None:
     kept = torch.isfinite(keep_top_k(logits, top_k))
-    smallest_kept = sorted(logits.tolist(), reverse=True)[min(top_k, len(logits)) - 1]
-    assert kept.tolist() == [value >= smallest_kept for value in logits.tolist()]
+    # sorted() keeps the order of equals: the lower codes.
+    ranked = sorted(range(len(logits)), key=lambda code: -logits[code].item())
+    assert torch.nonzero(kept).flatten().tolist() == sorted(ranked[:top_k])
+
+
+def test_top_k_of_1_is_one_token_even_with_ties() -> None:
+    logits = torch.tensor([[0.0, 2.0, 2.0, 1.0, 2.0], [1.0, 1.0, 1.0, 1.0, 1.0]])
+    for uniform in (0.0, 0.5, 0.999):
+        uniforms = torch.full((2,), uniform)
+        assert draw(keep_top_k(logits, 1), uniforms).tolist() == [1, 0]
+    assert torch.isfinite(keep_top_k(logits, 2)).tolist() == [
+        [False, True, True, False, False],
+        [True, True, False, False, False],
+    ]
 
 
 @given(logits=LOGITS, top_p=st.floats(0.05, 0.999))
@@ -39,7 +65,8 @@ def test_top_p_keeps_the_fewest_that_reach_the_mass(logits: torch.Tensor, top_p:
     # Without its least likely member the set would fall short, and it holds the most likely.
     assert mass - probabilities[kept].min().item() < top_p + 1e-5
     assert kept[logits.softmax(0).argmax()]
-    assert probabilities[kept].min() >= probabilities[~kept].max() if (~kept).any() else True
+    if (~kept).any():  # what float32 tells apart; probabilities are at most 1
+        assert probabilities[kept].min() >= probabilities[~kept].max() - 1e-6
 
 
 def test_no_filter_by_default() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from lpd.data.code_cache import CodeCache
+from lpd.data.published_cache import open_cache
 from lpd.distributed import World
 from lpd.training.batch import BatchSource, Prefetcher
 
@@ -18,7 +18,7 @@ NULL = 3
 def source(cache: Path, *, batch_size: int, world: World, **changes: float) -> BatchSource:
     settings = {"label_drop_prob": 0.3, "random_flip": True, "seed": 5, **changes}
     return BatchSource(
-        CodeCache.open(cache),
+        open_cache(cache),
         SCHEDULES,
         batch_size=batch_size,
         world=world,
@@ -49,7 +49,7 @@ def test_a_step_does_not_depend_on_the_steps_before(small_cache: Path) -> None:
 
 
 def test_an_epoch_sees_every_readable_image_once(small_cache: Path) -> None:
-    cache = CodeCache.open(small_cache)
+    cache = open_cache(small_cache)
     batches = source(small_cache, batch_size=8, world=World(), random_flip=False)
     assert batches.steps_per_epoch == 5  # 40 readable images
     for epoch in range(2):
@@ -60,7 +60,7 @@ def test_an_epoch_sees_every_readable_image_once(small_cache: Path) -> None:
 
 
 def test_orders_flips_drops_and_schedules(small_cache: Path) -> None:
-    cache = CodeCache.open(small_cache)
+    cache = open_cache(small_cache)
     batches = source(small_cache, batch_size=40, world=World())
     plain = {bytes(row) for row in cache.get(cache.readable, np.zeros(40, dtype=bool))}
     flips, drops, seen = [], [], set()

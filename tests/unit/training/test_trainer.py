@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lpd.distributed import World
 from lpd.errors import InputError
-from lpd.models.loading import load_model
 from lpd.models.lpd import PRESETS
+from lpd.pretrained import load_model
 from lpd.training.config import TrainConfig
 from lpd.training.setup import TrainingSetup
 from lpd.training.trainer import Trainer

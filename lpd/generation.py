@@ -1,0 +1,243 @@
+"""From labels and plans to images: sampler, tokenizer, precision and randomness meet here.
+
+Image i of a run depends on its label, its plan's row, the seed and i alone. So images do not depend
+on the batch size or on the number of processes: exactly on CPU in float32; elsewhere a near-tie may
+flip a token.
+
+B images of a batch, n images in all, N positions, K of them known beforehand.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lpd.errors import InputError
+from lpd.models.lpd import LPD
+from lpd.orders.plan import DecodePlan
+from lpd.orders.request import PlanSource
+from lpd.randomness import token_uniforms
+from lpd.sampling.config import SamplingConfig
+from lpd.sampling.sampler import DecodeInputs, Sampler
+from lpd.tokenizer.vq_tokenizer import VQTokenizer, to_pixels
+
+Labels = Sequence[int | None] | npt.NDArray[np.integer]
+"""A class for each image; None for no class."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generated:
+    """A batch of images as they are generated."""
+
+    codes: Tensor
+    """(B, N) int64, in raster order."""
+    images: Tensor
+    """(B, 3, H, W) uint8."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """What is known of a batch of images after a pass."""
+
+    codes: Tensor
+    """(B, N) int64, in raster order; 0 where nothing is known."""
+    known: Tensor
+    """(B, N) which codes are known."""
+
+
+class ImageGenerator:
+    """Generates images with a model and its tokenizer."""
+
+    def __init__(
+        self, model: LPD, tokenizer: VQTokenizer, *, batch_size: int = 64, bf16: bool = False
+    ) -> None:
+        """Args:
+            model: the transformer, in evaluation mode. With bf16 its linear layers are cast.
+            tokenizer: the tokenizer whose codes it models, on the same device.
+            batch_size: most images generated at a time.
+            bf16: compute under bfloat16 autocast.
+
+        Raises:
+            InputError: the tokenizer's codebook is not the model's vocabulary.
+        """
+        config = model.config
+        tokenizer.check_fits(
+            vocab_size=config.vocab_size, stride=config.stride, sha256=config.tokenizer_sha256
+        )
+        if bf16:
+            cast_linears(model, torch.bfloat16)
+        self.model = model
+        self.tokenizer = tokenizer
+        self.batch_size = batch_size
+        self.bf16 = bf16
+        self._sampler = Sampler(model, batch_size, torch.bfloat16 if bf16 else None)
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.model.config.num_classes
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the code grid."""
+        return self.model.config.grid
+
+    @property
+    def device(self) -> torch.device:
+        """Where images are generated."""
+        return self.tokenizer.device
+
+    def generate(
+        self,
+        labels: Labels,
+        plan: DecodePlan,
+        *,
+        seed: int,
+        image_indices: npt.NDArray[np.int64],
+        sampling: SamplingConfig,
+        known_codes: npt.NDArray[np.integer] | None = None,
+    ) -> Generated:
+        """Generate a batch of up to ``batch_size`` images.
+
+        Args:
+            labels: B classes.
+            plan: their orders, group sizes and known cells.
+            seed: the run's seed.
+            image_indices: (B,) the images' indices in the run.
+            sampling: how tokens are drawn.
+            known_codes: (B, N) in raster order, of which the cells are read that the plan knows.
+
+        Raises:
+            InputError: a label or code the model does not know, or a plan that does not fit.
+        """
+        inputs = self._upload(labels, plan, seed, image_indices, sampling, known_codes)
+        codes = inputs.codes
+        with torch.inference_mode(), self._autocast():
+            for each in self._sampler.passes(inputs):
+                codes = codes.scatter(1, each.positions, each.tokens)
+        return Generated(codes=codes, images=self._images(codes))
+
+    def passes(
+        self,
+        labels: Labels,
+        plan: DecodePlan,
+        *,
+        seed: int,
+        image_indices: npt.NDArray[np.int64],
+        sampling: SamplingConfig,
+        known_codes: npt.NDArray[np.integer] | None = None,
+    ) -> Iterator[Preview]:
+        """What is known after each pass of :meth:`generate`; after the last one, its codes.
+
+        Only one iteration at a time, and nothing else generated meanwhile.
+        """
+        inputs = self._upload(labels, plan, seed, image_indices, sampling, known_codes)
+        codes = inputs.codes
+        known = torch.zeros_like(codes, dtype=torch.bool).scatter(1, inputs.known, True)
+        decoded = self._sampler.passes(inputs)
+        for _ in plan.group_sizes:
+            with torch.inference_mode(), self._autocast():  # not while the caller has its turn
+                each = next(decoded)
+                codes = codes.scatter(1, each.positions, each.tokens)
+                known = known.scatter(1, each.positions, True)
+            yield Preview(codes=codes, known=known)
+
+    def batches(
+        self,
+        labels: Labels,
+        source: PlanSource,
+        *,
+        seed: int,
+        sampling: SamplingConfig,
+        image_indices: npt.NDArray[np.int64] | None = None,
+    ) -> Iterator[Generated]:
+        """Generate any number of images, batch by batch.
+
+        Args:
+            labels: n classes.
+            source: the images' plans.
+            seed: the run's seed.
+            sampling: how tokens are drawn.
+            image_indices: (n,) the images' indices in the run; by default from 0 on.
+        """
+        indices = np.arange(len(labels)) if image_indices is None else image_indices
+        for rows in slices(len(labels), self.batch_size):
+            yield self.generate(
+                labels[rows],
+                source.plan(seed, indices[rows]),
+                seed=seed,
+                image_indices=indices[rows],
+                sampling=sampling,
+            )
+
+    def decode(self, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
+        """Decode (n, N) codes, ``batch_size`` at a time, to (n, 3, H, W) pixels."""
+        images = []
+        for rows in slices(len(codes), self.batch_size):
+            batch = torch.from_numpy(codes[rows].astype(np.int64)).to(self.device)  # (B, N)
+            images.append(self._images(batch).cpu().numpy())
+        return np.concatenate(images)  # (n, 3, H, W)
+
+    def synchronize(self) -> None:
+        """Wait until the device has done what it was asked to."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _upload(
+        self,
+        labels: Labels,
+        plan: DecodePlan,
+        seed: int,
+        image_indices: npt.NDArray[np.int64],
+        sampling: SamplingConfig,
+        known_codes: npt.NDArray[np.integer] | None,
+    ) -> DecodeInputs:
+        uniforms = token_uniforms(seed, image_indices, plan.num_positions)  # (B, N)
+        return self._sampler.upload(
+            self._condition(labels),
+            plan,
+            torch.from_numpy(uniforms[:, plan.num_known :]),
+            sampling,
+            None if known_codes is None else torch.from_numpy(known_codes.astype(np.int64)),
+        )
+
+    def _condition(self, labels: Labels) -> Tensor:
+        """(B,) labels, with the label of no class for None."""
+        wrong = [x for x in labels if x is not None and not 0 <= x < self.num_classes]
+        if wrong:
+            raise InputError(
+                f"there is no class {wrong[0]}: labels are from 0 to {self.num_classes - 1}, and "
+                "None is for no class"
+            )
+        return torch.tensor(
+            [self.num_classes if x is None else int(x) for x in labels], dtype=torch.int64
+        )
+
+    def _images(self, codes: Tensor) -> Tensor:
+        """(B, N) codes to (B, 3, H, W) uint8."""
+        with torch.inference_mode(), self._autocast():
+            return to_pixels(self.tokenizer.decode(codes, self.grid))
+
+    def _autocast(self) -> contextlib.AbstractContextManager[object]:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+
+
+def cast_linears(model: LPD, dtype: torch.dtype) -> None:
+    """Keep the weights of the linear layers in the dtype that autocast computes them in.
+
+    Autocast casts weights without gradients anew in every pass; this gives the same numbers and
+    casts once.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.to(dtype)
+
+
+def slices(count: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of at most ``size`` that cover ``range(count)``."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))

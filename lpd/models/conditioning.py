@@ -1,0 +1,115 @@
+"""What an image is conditioned on: P prefix rows before its tokens, and what stands for nothing.
+
+A kind of conditioning has its parameters on the model itself, not in a module of its own: the names
+of weights are a contract. Adding a kind is one entry of ``CONDITIONINGS``; a model's configuration
+names its kind.
+
+B images, P prefix rows, D width.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lpd.errors import InputError
+
+
+class Conditioning(ABC):
+    """A kind of conditioning. A condition is a tensor whose first dimension is the images'."""
+
+    num_rows: int
+    """P."""
+
+    @abstractmethod
+    def __init__(self, config: Any) -> None:
+        """Args: config: the model's configuration, an ``LPDConfig``."""
+
+    @abstractmethod
+    def add_parameters(self, model: nn.Module) -> None:
+        """Give the model the parameters that make rows."""
+
+    @abstractmethod
+    def init_weights(self, model: nn.Module) -> None:
+        """Draw the initial values of parameters that are in no module of the model's."""
+
+    @abstractmethod
+    def rows(self, model: Any, condition: Tensor) -> Tensor:
+        """The (B, P, D) prefix rows of B conditions, before the model's ``z_proj_ln``."""
+
+    @abstractmethod
+    def null(self, condition: Tensor) -> Tensor:
+        """What stands for no condition in classifier-free guidance, in the shape of
+        ``condition``."""
+
+    @abstractmethod
+    def check(self, condition: Tensor) -> None:
+        """Check conditions in host memory.
+
+        Raises:
+            InputError: one is not of this kind or out of range.
+        """
+
+
+class ClassConditioning(Conditioning):
+    """The class of the image, in one row: a label from 0 to C - 1, or C for none (paper section
+    3.2)."""
+
+    num_rows = 1
+
+    def __init__(self, config: Any) -> None:
+        self.num_classes: int = config.num_classes
+        self.dim: int = config.dim
+
+    def add_parameters(self, model: nn.Module) -> None:
+        """``class_emb`` (C, D) and ``fake_latent`` (1, D), as published checkpoints name them."""
+        model.fake_latent = nn.Parameter(torch.empty(1, self.dim))
+        model.class_emb = nn.Embedding(self.num_classes, self.dim)
+
+    def init_weights(self, model: nn.Module) -> None:
+        """Embeddings are drawn with the model's modules."""
+        assert isinstance(model.fake_latent, Tensor)
+        nn.init.normal_(model.fake_latent, std=0.02)
+
+    def rows(self, model: Any, condition: Tensor) -> Tensor:
+        """(B,) labels -> (B, 1, D)."""
+        is_null = condition == self.num_classes
+        classes = model.class_emb(condition.masked_fill(is_null, 0))  # (B, D)
+        rows = torch.where(is_null[:, None], model.fake_latent, classes)
+        return (rows + model.pos_embed[:, 0])[:, None]  # (B, 1, D)
+
+    def null(self, condition: Tensor) -> Tensor:
+        """The label of no class."""
+        return torch.full_like(condition, self.num_classes)
+
+    def check(self, condition: Tensor) -> None:
+        """Labels must be from 0 to C."""
+        if condition.ndim != 1 or condition.is_floating_point():
+            raise InputError(
+                f"labels must be integers, one per image, got {condition.dtype} of shape "
+                f"{list(condition.shape)}"
+            )
+        if len(condition):
+            low, high = int(condition.min()), int(condition.max())
+            if low < 0 or high > self.num_classes:
+                raise InputError(
+                    f"labels must be from 0 to {self.num_classes - 1}, or {self.num_classes} for "
+                    f"no class; got {low} to {high}"
+                )
+
+
+CONDITIONINGS: dict[str, type[Conditioning]] = {"class": ClassConditioning}
+
+
+def make_conditioning(config: Any) -> Conditioning:
+    """The conditioning that a model's configuration names.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if config.conditioning not in CONDITIONINGS:
+        raise InputError(
+            f"unknown conditioning {config.conditioning!r}: choose from {', '.join(CONDITIONINGS)}"
+        )
+    return CONDITIONINGS[config.conditioning](config)

@@ -1,0 +1,187 @@
+"""The table of orders: what ``--order``, help texts, figures, the quickstart and benchmarks read.
+
+Adding an order is one entry beside the function that makes it (``baselines.py``), or one here.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from lpd.errors import InputError
+from lpd.orders.baselines import FREE_BASELINES, OWN_PASS_BASELINES
+from lpd.orders.group_sizes import GroupSizes, check_group_sizes
+from lpd.orders.kinds import Order, OrderFamily, OrderTask
+from lpd.orders.locality import LocalityConfig
+from lpd.orders.locality_batched import LOCALITY_AWARE
+from lpd.orders.plan import DecodePlan, Grid, known_mask
+
+LOCALITY_NAME = LOCALITY_AWARE.name
+
+ORDERS: list[Order | OrderFamily] = [*FREE_BASELINES, LOCALITY_AWARE, *OWN_PASS_BASELINES]
+
+
+def order_names() -> list[str]:
+    """The names to choose from, as help texts and messages list them."""
+    names: list[str] = []
+    for entry in ORDERS:
+        if isinstance(entry, OrderFamily):
+            names += [entry.name_of(number) for number in entry.named] or [entry.name]
+        else:
+            names.append(entry.name)
+    return names
+
+
+def order_help() -> str:
+    """What ``--order`` may be, for help texts."""
+    with_own = [n for n in order_names() if n not in free_order_names()]
+    return (
+        f"{', '.join(free_order_names())} in any number of passes; "
+        f"{', '.join(with_own)}, in passes of their own"
+    )
+
+
+def free_order_names() -> list[str]:
+    """The names of the orders that take any group sizes."""
+    return [e.name for e in ORDERS if isinstance(e, Order) and not e.has_own_passes]
+
+
+def find_order(name: str) -> Order:
+    """The order called ``name``.
+
+    Raises:
+        InputError: there is none.
+    """
+    for entry in ORDERS:
+        order = entry.find(name) if isinstance(entry, OrderFamily) else entry
+        if order is not None and order.name == name:
+            return order
+    raise InputError(f"unknown order {name!r}: choose from {', '.join(order_names())}")
+
+
+def rank_of(name: str) -> int:
+    """The place in the table of the entry that ``name`` belongs to: figures colour orders by it."""
+    for rank, entry in enumerate(ORDERS):
+        if entry.name == name or (isinstance(entry, OrderFamily) and entry.find(name)):
+            return rank
+    raise InputError(f"unknown order {name!r}: choose from {', '.join(order_names())}")
+
+
+def examples(grid: Grid) -> list[str]:
+    """The orders to show side by side on a grid: all there are that fit it, and of each family the
+    members that it names."""
+    names: list[str] = []
+    for entry in ORDERS:
+        if isinstance(entry, OrderFamily):
+            names += [entry.name_of(number) for number in entry.examples(grid)]
+        else:
+            names.append(entry.name)
+    return [name for name in names if _fits(name, grid)]
+
+
+def _fits(name: str, grid: Grid) -> bool:
+    try:
+        own_group_sizes(name, grid)
+    except InputError:
+        return False
+    return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class OrderConfig:
+    """How orders are made."""
+
+    kind: str = LOCALITY_NAME
+    """The order's name."""
+    locality: LocalityConfig = field(default_factory=LocalityConfig)
+    """The thresholds of the locality-aware order."""
+
+    def __post_init__(self) -> None:
+        find_order(self.kind)
+
+
+def own_group_sizes(
+    kind: str, grid: Grid, known: npt.NDArray[np.bool_] | None = None
+) -> GroupSizes | None:
+    """The group sizes that come with an order; None for an order that takes any.
+
+    Args:
+        kind: the order's name.
+        grid: rows and columns of the code grid.
+        known: (N,) or (B, N) the cells known beforehand: they are left out of their passes, and
+            passes without cells are left out.
+
+    Raises:
+        InputError: the order does not exist or does not fit the grid, or what is known would give
+            the images of a batch different passes.
+    """
+    find_passes = find_order(kind).passes
+    if find_passes is None:
+        return None
+    passes = find_passes(grid)  # (N,)
+    rows = ~np.atleast_2d(np.zeros(len(passes), dtype=np.bool_) if known is None else known)
+    counts = {tuple(np.bincount(passes[row]).tolist()) for row in rows}
+    sizes = {tuple(count for count in each if count) for each in counts}
+    if len(sizes) > 1:
+        raise InputError(
+            f"order {kind} has passes of its own, and with different cells known its images would "
+            "have different ones: let the same cells be known in every image, or take another order"
+        )
+    return next(iter(sizes), ())
+
+
+def make_plan(
+    config: OrderConfig,
+    grid: Grid,
+    group_sizes: GroupSizes,
+    seed: int,
+    image_indices: npt.NDArray[np.int64],
+    known: npt.NDArray[np.bool_] | None = None,
+) -> DecodePlan:
+    """Make the orders of some images of a run; image i's depends on the seed, i and what is known
+    of it alone.
+
+    Args:
+        config: the kind of order.
+        grid: rows and columns of the code grid.
+        group_sizes: S sizes that sum to M, the number of cells that are not known; for an order
+            that has its own, those.
+        seed: the run's seed.
+        image_indices: (B,) the images' indices in the run.
+        known: (N,) or (B, N) the cells known beforehand, as many in every image; None for none.
+
+    Returns:
+        The plan, its rows in the order of ``image_indices``.
+
+    Raises:
+        InputError: the group sizes do not sum to M, or are not the order's own.
+    """
+    num_images, num_positions = len(image_indices), grid[0] * grid[1]
+    mask = known_mask(known, num_images, num_positions)
+    # All rows have as many; without an image the argument still tells how many.
+    one_row = known if known is not None and known.ndim == 1 else mask[0] if num_images else None
+    num_known = 0 if one_row is None else int(one_row.sum())
+    check_group_sizes(group_sizes, num_positions - num_known)
+    order = find_order(config.kind)
+    own_sizes = own_group_sizes(config.kind, grid, known)
+    if own_sizes is not None and group_sizes != own_sizes:
+        raise InputError(
+            f"order {config.kind} decodes a grid of {grid[0]} x {grid[1]} in {len(own_sizes)} "
+            f"passes of its own, not in these {len(group_sizes)}: take own_group_sizes"
+        )
+    task = OrderTask(
+        grid=grid,
+        group_sizes=group_sizes,
+        locality=config.locality,
+        seed=seed,
+        image_indices=image_indices,
+        known=mask,
+    )
+    if order.passes is not None:
+        # Cells of a pass are decoded in raster order.
+        orders = task.without_known(np.argsort(order.passes(grid), kind="stable"))
+    else:
+        assert order.make is not None
+        orders = order.make(task)
+    known_positions = np.nonzero(mask)[1].reshape(num_images, num_known)  # (B, K)
+    return DecodePlan(orders, group_sizes, known_positions)

@@ -1,0 +1,1 @@
+"""Programs around lpd/: the quickstart, the published runs, benchmarks, figures, checks."""

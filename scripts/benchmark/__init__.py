@@ -1,0 +1,1 @@
+"""Measurements of speed: each prints what it ran on, and ratios taken side by side."""

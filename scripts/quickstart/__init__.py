@@ -1,0 +1,1 @@
+"""LPD from end to end on scanned handwritten digits."""

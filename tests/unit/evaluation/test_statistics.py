@@ -1,0 +1,164 @@
+"""Features and moments, whatever the images come from."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lpd.data.transforms import normalize_
+from lpd.distributed import World
+from lpd.evaluation import statistics
+from lpd.evaluation.reference import load_reference, open_reference
+from lpd.evaluation.statistics import (
+    GaussianStatistics,
+    Moments,
+    RunningMoments,
+    extract,
+    gaussian_statistics,
+)
+from lpd.tokenizer.vq_tokenizer import VQTokenizer, to_pixels
+
+CPU = torch.device("cpu")
+
+
+def random_features(seed, num_samples, num_features, shift=0.0):
+    generator = np.random.default_rng(seed)
+    return (generator.normal(size=(num_samples, num_features)) * 3 + shift).astype(np.float32)
+
+
+BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def originals():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, (11, 3, 16, 16), dtype=torch.uint8, generator=generator)
+
+
+@pytest.fixture(scope="module")
+def reconstruct(run_folder):
+    """Images after the tokenizer, laid out as those of files are: the decoder leaves channels
+    innermost, for which the extractor's convolutions round differently."""
+    tokenizer = VQTokenizer.from_pretrained(run_folder / "tokenizer", CPU)
+
+    def through(images):
+        codes = tokenizer.encode(normalize_(images.float()))
+        return to_pixels(tokenizer.decode(codes)).contiguous()
+
+    return through
+
+
+def statistics_of(batches, extractor):
+    moments = RunningMoments()
+    for batch in extract(batches, extractor, CPU):
+        moments.add(batch.features)
+    return moments.moments().statistics()
+
+
+def test_the_same_images_have_the_same_statistics_wherever_they_come_from(
+    tmp_path, extractor, originals, reconstruct
+):
+    made = torch.cat([reconstruct(part) for part in originals.split(BATCH)])
+    expected = statistics_of(made.split(BATCH), extractor)
+    assert expected.covariance.trace() > 0  # not one image eleven times
+    channels_last = made.permute(0, 2, 3, 1).numpy()
+    np.savez(tmp_path / "samples.npz", arr_0=channels_last)
+    (tmp_path / "folder" / "class").mkdir(parents=True)
+    for number, image in enumerate(channels_last):
+        Image.fromarray(image).save(tmp_path / "folder" / "class" / f"{number:02d}.png")
+
+    def of_file(name):
+        return load_reference(
+            open_reference(tmp_path / name, 16, extractor),
+            extractor,
+            tmp_path / f"computed of {name}.npz",
+            World(),
+            batch_size=BATCH,
+            num_workers=0,
+        ).statistics
+
+    reconstructed = (reconstruct(part) for part in originals.split(BATCH))
+    for found in (
+        of_file("samples.npz"),
+        of_file("folder"),
+        statistics_of(reconstructed, extractor),
+    ):
+        np.testing.assert_array_equal(found.mean, expected.mean)
+        np.testing.assert_array_equal(found.covariance, expected.covariance)
+
+
+def test_images_are_taken_as_they_come(extractor, originals):
+    """Not all of them first: a run's images would not fit memory."""
+    taken = []
+
+    def images():
+        for number, part in enumerate(originals.split(BATCH)):
+            taken.append(number)
+            yield part
+
+    batches = extract(images(), extractor, CPU)
+    for number, part in enumerate(originals.split(BATCH)):
+        batch = next(batches)
+        assert taken == list(range(number + 1))
+        alone = extractor(part)
+        np.testing.assert_array_equal(batch.features, alone.features.numpy())
+        np.testing.assert_array_equal(batch.logits, alone.logits.numpy())
+    assert next(batches, None) is None
+
+
+class TestRunningMoments:
+    @pytest.mark.parametrize("rows_at_a_time", [1, 5, 100])
+    def test_are_those_of_everything_taken_in(self, monkeypatch, rows_at_a_time):
+        monkeypatch.setattr(statistics, "_ROWS_AT_A_TIME", rows_at_a_time)
+        features = random_features(0, 23, 4, shift=50.0)
+        running = RunningMoments()
+        assert running.moments() is None
+        for start, end in itertools.pairwise((0, 1, 4, 11, 12, 23)):
+            running.add(features[start:end])
+            expected = Moments.of(features[:end])
+            found = running.moments()
+            assert found.count == end
+            np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-12)
+            np.testing.assert_allclose(found.scatter, expected.scatter, rtol=1e-9, atol=1e-9)
+
+
+class TestMoments:
+    @settings(max_examples=30, deadline=None)
+    @given(st.integers(0, 2**32), st.lists(st.integers(1, 9), min_size=2, max_size=5))
+    def test_of_parts_add_up_to_the_whole(self, seed, sizes):
+        features = random_features(seed, sum(sizes), 5, shift=100.0)
+        parts = np.split(features, np.cumsum(sizes)[:-1])
+        total = Moments.of(parts[0])
+        for part in parts[1:]:
+            total += Moments.of(part)
+        statistics = total.statistics()
+        np.testing.assert_allclose(statistics.mean, features.mean(0, dtype=float), rtol=1e-12)
+        expected = np.cov(features.astype(float), rowvar=False)
+        np.testing.assert_allclose(
+            statistics.covariance, expected, rtol=1e-9, atol=1e-9 * np.abs(expected).max()
+        )
+
+    def test_keep_their_digits_far_from_zero(self):
+        # float32 sums of squares of 1e4 would lose a variance of 1 altogether
+        features = random_features(0, 4000, 2) + np.float32(1e4)
+        expected = np.cov(features.astype(float), rowvar=False)
+        np.testing.assert_allclose(gaussian_statistics(features).covariance, expected, rtol=1e-9)
+
+    def test_of_one_sample_have_no_covariance(self):
+        with pytest.raises(ValueError, match="at least 2"):
+            gaussian_statistics(np.zeros((1, 3), dtype=np.float32))
+
+    def test_refuse_what_is_not_finite(self):
+        features = np.zeros((3, 2), dtype=np.float32)
+        features[1, 1] = np.nan
+        with pytest.raises(ValueError, match="not finite"):
+            gaussian_statistics(features)
+
+
+def test_statistics_refuse_shapes_that_do_not_go_together():
+    with pytest.raises(ValueError, match=r"\(2,\) and \(3, 3\)"):
+        GaussianStatistics(mean=np.zeros(2), covariance=np.eye(3))

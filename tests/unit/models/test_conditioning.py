@@ -1,0 +1,116 @@
+"""What an image is conditioned on, as prefix rows: classes, and a kind that a test adds."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from lpd.generation import ImageGenerator
+from lpd.models.conditioning import CONDITIONINGS, Conditioning
+from lpd.models.lpd import LPD, LPDConfig
+from lpd.models.visibility import Visibility, dense_attention
+from lpd.orders.registry import OrderConfig, make_plan
+from lpd.randomness import token_uniforms
+from lpd.sampling.config import SamplingConfig
+from lpd.sampling.sampler import Sampler
+from lpd.tokenizer.vq_tokenizer import VQTokenizer
+
+CPU = torch.device("cpu")
+
+
+class Digits(Conditioning):
+    """Three digits of a number, a row each; 8 stands for none."""
+
+    num_rows = 3
+
+    def __init__(self, config: LPDConfig) -> None:
+        self.dim = config.dim
+
+    def add_parameters(self, model: nn.Module) -> None:
+        model.digit_emb = nn.Embedding(9, self.dim)
+        model.digit_pos = nn.Parameter(torch.empty(3, self.dim))
+
+    def init_weights(self, model: LPD) -> None:
+        nn.init.normal_(model.digit_pos, std=0.02)
+
+    def rows(self, model: LPD, condition: Tensor) -> Tensor:
+        return model.digit_emb(condition) + model.digit_pos
+
+    def null(self, condition: Tensor) -> Tensor:
+        return torch.full_like(condition, 8)
+
+    def check(self, condition: Tensor) -> None:
+        assert condition.shape[1:] == (3,)
+
+
+@pytest.fixture
+def model(monkeypatch: pytest.MonkeyPatch, tiny_config: LPDConfig) -> LPD:
+    """A model with another kind of conditioning: one entry and a name in its configuration."""
+    monkeypatch.setitem(CONDITIONINGS, "digits", Digits)
+    torch.manual_seed(0)
+    model = LPD(dataclasses.replace(tiny_config, conditioning="digits"))
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model.eval().requires_grad_(False)
+
+
+NUMBERS = torch.tensor([[1, 2, 3], [4, 0, 7]])
+
+
+def test_cached_decoding_is_the_full_forward_with_three_rows(model: LPD) -> None:
+    sizes = (1, 4, 11)
+    orders = torch.stack([torch.randperm(16) for _ in range(2)])
+    tokens = torch.randint(24, (2, 16))
+    visibility = Visibility.of_group_sizes(sizes, CPU, model.conditioning.num_rows)
+    assert visibility.num_rows == 3 + 15 + 16
+    full = model(tokens, NUMBERS, orders, dense_attention(visibility))
+    cache, context, start, steps = model.make_cache(2), model.prefix(NUMBERS), 0, []
+    for size in sizes:
+        positions = orders[:, start : start + size]
+        steps.append(model.decode(context, positions, cache))
+        context = model.token_context(tokens.gather(1, positions), positions)
+        start += size
+    torch.testing.assert_close(torch.cat(steps, dim=1), full, atol=1e-4, rtol=1e-5)
+    other = model(tokens, NUMBERS.flip(0), orders, dense_attention(visibility))
+    assert (other - full).abs().amax(dim=(1, 2)).min() > 1e-3  # the condition is seen
+
+
+def test_guidance_takes_the_kinds_own_null(model: LPD) -> None:
+    plan = make_plan(OrderConfig(), (4, 4), (2, 14), 0, np.arange(2))
+    uniforms = torch.rand(2, 16)
+    sampler = Sampler(model, 2)
+    zero = SamplingConfig(cfg=0.0, cfg_schedule="constant")
+    null = torch.full_like(NUMBERS, 8)
+    guided = sampler(NUMBERS, plan, uniforms, zero)
+    assert torch.equal(guided, sampler(null, plan, uniforms, SamplingConfig()))
+    assert not torch.equal(guided, sampler(NUMBERS, plan, uniforms, SamplingConfig()))
+
+
+def test_an_unknown_kind_is_refused(tiny_config: LPDConfig) -> None:
+    with pytest.raises(ValueError, match="unknown conditioning 'smell': choose from class"):
+        dataclasses.replace(tiny_config, conditioning="smell")
+
+
+def test_class_parameters_have_their_published_places(tiny_config: LPDConfig) -> None:
+    # Optimizers, gradient norms and initial weights go by this order.
+    names = [name for name, _ in LPD(tiny_config).named_parameters()]
+    assert names[:5] == [
+        "fake_latent", "pos_embed", "mask_token", "class_emb.weight", "token_emb.weight",
+    ]  # fmt: skip
+
+
+def test_no_class_is_none_and_not_a_number(tiny_model: LPD, tokenizer_folder: Path) -> None:
+    generator = ImageGenerator(tiny_model, VQTokenizer.from_pretrained(tokenizer_folder, CPU))
+    plan = make_plan(OrderConfig(), (4, 4), (4, 12), 0, np.arange(2))
+    how = {"seed": 0, "image_indices": np.arange(2), "sampling": SamplingConfig()}
+    nothing = generator.generate([None, 1], plan, **how).codes
+    assert torch.equal(nothing[1], generator.generate([1, 1], plan, **how).codes[1])
+    sampler = Sampler(tiny_model, 2)
+    uniforms = torch.from_numpy(token_uniforms(0, np.arange(2), 16))
+    assert torch.equal(nothing, sampler(torch.tensor([3, 1]), plan, uniforms, SamplingConfig()))
+    for wrong in (3, -1):
+        with pytest.raises(ValueError, match=f"there is no class {wrong}"):
+            generator.generate([wrong, 1], plan, **how)

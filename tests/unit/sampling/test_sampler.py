@@ -1,0 +1,221 @@
+"""The decoding loop."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lpd.errors import InputError
+from lpd.models.lpd import LPD, LPDConfig
+from lpd.models.visibility import Visibility, dense_attention
+from lpd.orders.plan import DecodePlan
+from lpd.orders.registry import OrderConfig, make_plan
+from lpd.randomness import token_uniforms
+from lpd.sampling.config import SamplingConfig
+from lpd.sampling.guidance import guidance_scales
+from lpd.sampling.logits import draw, guide, keep_top_k, keep_top_p
+from lpd.sampling.sampler import Sampler
+
+SIZES = (1, 2, 5, 8)
+
+
+@st.composite
+def partitions(draw: st.DrawFn, total: int) -> tuple[int, ...]:
+    """Positive sizes that sum to a total."""
+    sizes: list[int] = []
+    while sum(sizes) < total:
+        sizes.append(draw(st.integers(1, total - sum(sizes))))
+    return tuple(sizes)
+
+
+def inputs(images: np.ndarray) -> tuple[torch.Tensor, DecodePlan, torch.Tensor]:
+    labels = torch.from_numpy(images % 3)
+    plan = make_plan(OrderConfig(kind="lpd"), (4, 4), SIZES, 0, images)
+    return labels, plan, torch.from_numpy(token_uniforms(0, images, 16))
+
+
+def slow_twin(
+    model: LPD,
+    labels: torch.Tensor,
+    plan: DecodePlan,
+    uniforms: torch.Tensor,
+    c: SamplingConfig,
+    known_codes: torch.Tensor | None = None,
+    num_known: int = 0,
+) -> torch.Tensor:
+    """Decoding without a cache: a full forward per pass, of which one group's logits are used. What
+    is known is the first group, and its logits are passed over."""
+    orders = torch.from_numpy(plan.orders)
+    attend = dense_attention(Visibility.of_group_sizes(plan.group_sizes, torch.device("cpu")))
+    scales = torch.from_numpy(guidance_scales(c.cfg, c.cfg_schedule, 16))
+    codes = torch.zeros_like(orders)
+    start = 0
+    for size in plan.group_sizes:
+        places = slice(start, start + size)
+        cond = model(codes, labels, orders, attend)[:, places]
+        uncond = model(codes, model.conditioning.null(labels), orders, attend)[:, places]
+        logits = guide(torch.cat([cond, uncond]), scales[places])
+        logits = keep_top_p(keep_top_k(logits / c.temperature, c.top_k), c.top_p)
+        tokens = draw(logits, uniforms[:, places])
+        if start < num_known:
+            assert known_codes is not None
+            tokens = known_codes.gather(1, orders[:, places])
+        codes.scatter_(1, orders[:, places], tokens)
+        start += size
+    return codes
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SamplingConfig(),
+        SamplingConfig(cfg=3.0),
+        SamplingConfig(cfg=2.0, cfg_schedule="constant", temperature=0.7),
+        SamplingConfig(cfg=3.0, top_k=4),
+        SamplingConfig(cfg=1.5, top_p=0.8),
+        SamplingConfig(top_k=1),
+    ],
+    ids=str,
+)
+def test_decoding_agrees_with_decoding_without_a_cache(
+    tiny_model: LPD, config: SamplingConfig
+) -> None:
+    arguments = inputs(np.arange(6))
+    codes = Sampler(tiny_model, 6)(*arguments, config)
+    assert torch.equal(codes, slow_twin(tiny_model, *arguments, config))
+
+
+def test_an_image_does_not_depend_on_its_batch(tiny_model: LPD) -> None:
+    config = SamplingConfig(cfg=2.5)
+    sampler = Sampler(tiny_model, 8)
+    together = sampler(*inputs(np.arange(8)), config)
+    for image in range(8):
+        assert torch.equal(sampler(*inputs(np.array([image])), config)[0], together[image])
+
+
+def test_the_null_class_is_what_guidance_leaves_at_scale_zero(tiny_model: LPD) -> None:
+    labels, plan, uniforms = inputs(np.arange(4))
+    sampler = Sampler(tiny_model, 4)
+    zero = SamplingConfig(cfg=0.0, cfg_schedule="constant")
+    null = tiny_model.conditioning.null(labels)
+    assert torch.equal(
+        sampler(labels, plan, uniforms, zero), sampler(null, plan, uniforms, SamplingConfig())
+    )
+
+
+@given(data=st.data(), seed=st.integers(0, 1000))
+@settings(max_examples=25, deadline=None)
+def test_prefilled_decoding_is_the_full_forward(
+    tiny_model: LPD, data: st.DataObject, seed: int
+) -> None:
+    """What is known is one group before the others, wherever its cells are."""
+    config = SamplingConfig(cfg=data.draw(st.sampled_from([1.0, 2.5])), top_k=5)
+    num_known = data.draw(st.integers(0, 15))
+    sizes = data.draw(partitions(16 - num_known))
+    random = np.random.default_rng(seed)
+    rows = np.stack([random.permutation(16) for _ in range(3)])
+    plan = DecodePlan(rows[:, num_known:], sizes, rows[:, :num_known])
+    known_codes = torch.from_numpy(random.integers(24, size=(3, 16)))
+    labels = torch.tensor([0, 2, 1])
+    uniforms = torch.from_numpy(token_uniforms(seed, np.arange(3), 16)[:, num_known:])
+    codes = Sampler(tiny_model, 4)(labels, plan, uniforms, config, known_codes)
+
+    groups = (num_known, *sizes) if num_known else sizes
+    whole = DecodePlan(rows, groups)
+    padded = torch.cat([torch.zeros(3, num_known), uniforms], dim=1)
+    expected = slow_twin(tiny_model, labels, whole, padded, config, known_codes, num_known)
+    assert torch.equal(codes, expected)
+    known = torch.from_numpy(plan.known)
+    assert torch.equal(codes.gather(1, known), known_codes.gather(1, known))
+
+
+def test_known_codes_are_needed_where_cells_are_known(tiny_model: LPD) -> None:
+    labels, _, uniforms = inputs(np.arange(2))
+    known = np.zeros(16, dtype=bool)
+    known[[3, 7]] = True
+    plan = make_plan(OrderConfig(), (4, 4), (4, 10), 0, np.arange(2), known)
+    sampler, config = Sampler(tiny_model, 2), SamplingConfig()
+    with pytest.raises(InputError, match="knows 2 cells: give known_codes"):
+        sampler(labels, plan, uniforms[:, 2:], config)
+    with pytest.raises(InputError, match=r"shape \[2, 16\], got \[2, 2\]"):
+        sampler(labels, plan, uniforms[:, 2:], config, torch.zeros(2, 2))
+    with pytest.raises(InputError, match="known codes must be from 0 to 23, got 0 to 24"):
+        sampler(labels, plan, uniforms[:, 2:], config, 24 * (torch.arange(32) == 3).view(2, 16))
+
+
+class NoHost(TorchDispatchMode):
+    """Fails on operators that read a tensor's values, or work on one that is not on its device."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = str(function)
+        assert not any(word in name for word in ("_local_scalar_dense", "nonzero", "equal")), name
+        result = function(*args, **(kwargs or {}))
+        for each in tree_leaves((args, kwargs, result)):
+            if isinstance(each, torch.Tensor):
+                assert each.device.type == "meta", f"{name} on {each.device}"
+        return result
+
+
+@pytest.mark.parametrize("num_known", [0, 3])
+def test_passes_touch_no_host_memory(tiny_config: LPDConfig, num_known: int) -> None:
+    with torch.device("meta"):
+        model = LPD(tiny_config).eval()
+    known = np.arange(16) < num_known
+    sizes = (1, 5, 10 - num_known)
+    plan = make_plan(OrderConfig(), (4, 4), sizes, 0, np.arange(2), known)
+    sampler = Sampler(model, 2)
+    uploaded = sampler.upload(
+        torch.tensor([0, 1]),
+        plan,
+        torch.zeros(2, 16 - num_known),
+        SamplingConfig(cfg=2.0, top_k=4, top_p=0.9, temperature=0.7),
+        torch.zeros(2, 16, dtype=torch.int64),
+    )
+    with NoHost():
+        shapes = [each.tokens.shape for each in sampler.passes(uploaded)]
+    assert shapes == [(2, size) for size in sizes]
+
+
+def test_passes_one_by_one_are_the_call(tiny_model: LPD) -> None:
+    labels, plan, uniforms = inputs(np.arange(3))
+    config, sampler = SamplingConfig(cfg=2.0), Sampler(tiny_model, 3)
+    codes = torch.full((3, 16), -1)
+    filled = []
+    for each in sampler.passes(sampler.upload(labels, plan, uniforms, config)):
+        codes.scatter_(1, each.positions, each.tokens)
+        filled.append(int((codes >= 0).sum()))
+    assert filled == [3, 9, 24, 48]
+    assert torch.equal(codes, sampler(labels, plan, uniforms, config))
+
+
+def test_bad_requests(tiny_model: LPD) -> None:
+    labels, plan, uniforms = inputs(np.arange(4))
+    with pytest.raises(ValueError, match="batch of 2"):
+        Sampler(tiny_model, 2)(labels, plan, uniforms, SamplingConfig())
+    with pytest.raises(ValueError, match=r"labels must be from 0 to 2.*got 0 to 7"):
+        Sampler(tiny_model, 4)(torch.tensor([0, 7, 1, 1]), plan, uniforms, SamplingConfig())
+    other = DecodePlan(np.arange(9)[None].repeat(4, 0), (9,))
+    with pytest.raises(ValueError, match="16 positions"):
+        Sampler(tiny_model, 4)(labels, other, uniforms, SamplingConfig())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"cfg": -1.0},
+        {"cfg": float("nan")},
+        {"cfg_schedule": "cosine"},
+        {"temperature": 0.0},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+    ],
+    ids=str,
+)
+def test_bad_settings(wrong: dict[str, float]) -> None:
+    (name,) = wrong
+    with pytest.raises(ValueError, match=name):
+        SamplingConfig(**wrong)

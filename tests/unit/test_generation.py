@@ -1,0 +1,100 @@
+"""Images are what the parts make by hand, whatever the batch; previews grow into them."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lpd.generation import ImageGenerator, slices
+from lpd.models.lpd import LPD
+from lpd.orders.registry import OrderConfig, make_plan
+from lpd.orders.request import PlanSource
+from lpd.randomness import token_uniforms
+from lpd.sampling.config import SamplingConfig
+from lpd.sampling.sampler import Sampler
+from lpd.tokenizer.vq_tokenizer import VQTokenizer, to_pixels
+
+SIZES = (1, 3, 5, 7)
+SOURCE = PlanSource(order=OrderConfig(), grid=(4, 4), group_sizes=SIZES)
+SAMPLING = SamplingConfig(cfg=2.0)
+LABELS = [2, None, 0, 1, 1, 0, 2]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tokenizer_folder: Path) -> VQTokenizer:
+    return VQTokenizer.from_pretrained(tokenizer_folder, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 64])
+def test_images_are_what_the_parts_make_one_by_one(
+    tiny_model: LPD, tokenizer: VQTokenizer, batch_size: int
+) -> None:
+    """The obvious twin: streams, plan, sampler and tokenizer called by hand, an image at a time."""
+    generator = ImageGenerator(tiny_model, tokenizer, batch_size=batch_size)
+    indices = np.arange(20, 27)
+    batches = list(
+        generator.batches(LABELS, SOURCE, seed=4, sampling=SAMPLING, image_indices=indices)
+    )
+    assert max(len(batch.codes) for batch in batches) <= batch_size
+    codes = torch.cat([batch.codes for batch in batches])
+    images = torch.cat([batch.images for batch in batches])
+    sampler = Sampler(tiny_model, 1)
+    for row, (label, index) in enumerate(zip(LABELS, indices, strict=True)):
+        alone = np.array([index])
+        expected = sampler(
+            torch.tensor([3 if label is None else label]),
+            make_plan(OrderConfig(), (4, 4), SIZES, 4, alone),
+            torch.from_numpy(token_uniforms(4, alone, 16)),
+            SAMPLING,
+        )
+        assert torch.equal(codes[row], expected[0])
+        # A batch's size chooses kernels, and a pixel may round the other way.
+        pixels = to_pixels(tokenizer.decode(expected))[0]
+        assert (images[row].int() - pixels.int()).abs().max() <= 1
+    difference = generator.decode(codes.numpy()).astype(int) - images.numpy()
+    assert np.abs(difference).max() <= 1
+
+
+def test_previews_grow_into_the_image(tiny_model: LPD, tokenizer: VQTokenizer) -> None:
+    generator = ImageGenerator(tiny_model, tokenizer)
+    indices = np.arange(2)
+    known = np.zeros((2, 16), dtype=bool)
+    known[0, :3] = known[1, 5:8] = True
+    codes = np.full((2, 16), 9)
+    plan = make_plan(OrderConfig(), (4, 4), (2, 4, 7), 0, indices, known)
+    how = {"seed": 0, "image_indices": indices, "sampling": SAMPLING, "known_codes": codes}
+    final = generator.generate([0, 1], plan, **how).codes
+    assert (final.numpy()[known] == 9).all()
+    previews = list(generator.passes([0, 1], plan, **how))
+    assert [int(each.known[0].sum()) for each in previews] == [5, 9, 16]
+    for before, after in itertools.pairwise(previews):
+        assert (after.known | ~before.known).all()
+        assert torch.equal(after.codes[before.known], before.codes[before.known])
+    for each in previews:
+        assert torch.equal(each.codes[each.known], final[each.known])
+        assert not each.codes[~each.known].any()
+    assert not torch.is_inference_mode_enabled()
+
+
+def test_bf16_is_autocast_with_cast_linears(tiny_model: LPD, tokenizer: VQTokenizer) -> None:
+    model = LPD(tiny_model.config).eval().requires_grad_(False)
+    model.load_state_dict(tiny_model.state_dict())
+    plan = make_plan(OrderConfig(), (4, 4), SIZES, 0, np.arange(3))
+    how = {"seed": 0, "image_indices": np.arange(3), "sampling": SamplingConfig()}
+    codes = ImageGenerator(model, tokenizer, bf16=True).generate([0, 1, 2], plan, **how).codes
+    assert model.head.weight.dtype == torch.bfloat16
+    uniforms = torch.from_numpy(token_uniforms(0, np.arange(3), 16))
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = Sampler(tiny_model, 3, torch.bfloat16)(
+            torch.arange(3), plan, uniforms, SamplingConfig()
+        )
+    assert torch.equal(codes, expected)
+
+
+@pytest.mark.parametrize(("count", "size"), [(0, 3), (1, 3), (6, 3), (7, 3)])
+def test_slices_cover_everything_once(count: int, size: int) -> None:
+    rows = [np.arange(count)[part] for part in slices(count, size)]
+    assert all(0 < len(part) <= size for part in rows)
+    np.testing.assert_array_equal(np.concatenate([*rows, np.empty(0, int)]), np.arange(count))
