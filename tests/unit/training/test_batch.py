@@ -116,19 +116,18 @@ def test_a_buffer_is_filled_anew_only_when_its_copy_is_done(small_cache: Path) -
         return events[-1]
 
     with Prefetcher(source(small_cache, batch_size=8, world=World()), make_event) as prefetched:
-        previous = plain.batch(0)
-        for step in range(6):
-            batch = prefetched.batch(step)  # on a CPU this is the buffer itself
-            if step >= 1:
-                before = events[(step - 1) % 2]  # step - 1's buffer is the next to be filled
-                assert before.waited_for.wait(timeout=60)
-                assert torch.equal(previous.tokens, plain.batch(step - 1).tokens)
-                assert torch.equal(previous.orders, plain.batch(step - 1).orders)
-                assert torch.equal(previous.condition, plain.batch(step - 1).condition)
-                before.waited_for.clear()
-                before.done.set()
-            previous = batch
-        events[1].done.set()
+        current = prefetched.batch(0)  # on a CPU this is the buffer itself
+        for step in range(1, 6):
+            previous, current = current, prefetched.batch(step)
+            # The thread is at the next step, in the previous one's buffer, and has to wait.
+            copying = events[(step - 1) % 2]
+            assert copying.waited_for.wait(timeout=60)
+            expected = plain.batch(step - 1)
+            assert torch.equal(previous.tokens, expected.tokens)
+            assert torch.equal(previous.condition, expected.condition)
+            assert torch.equal(previous.orders, expected.orders)
+            copying.waited_for.clear()
+            copying.done.set()
 
 
 def test_too_few_images(small_cache: Path) -> None:
