@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# LPD from end to end on real images, on a CPU, in about ten minutes: scanned handwritten digits, a
+# LPD from end to end on real images, on a CPU, in minutes: scanned handwritten digits, a
 # VQ tokenizer, a latent cache, decoding orders, a trained transformer, sampling, an evaluation and
 # a report. Run it again to go on where it stopped; what is complete is skipped.
 #

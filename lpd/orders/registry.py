@@ -34,10 +34,13 @@ def order_names() -> list[str]:
 
 def order_help() -> str:
     """What ``--order`` may be, for help texts."""
-    with_own = [n for n in order_names() if n not in free_order_names()]
+    free = free_order_names()
+    labels = {name: find_order(name).label for name in free}
+    labelled = [n if label.lower() == n else f"{n} ({label})" for n, label in labels.items()]
+    with_own = [name for name in order_names() if name not in free]
     return (
-        f"{', '.join(free_order_names())} in any number of passes; "
-        f"{', '.join(with_own)}, in passes of their own"
+        f"{', '.join(labelled)} in any number of passes; "
+        f"{', '.join(with_own)} in passes of their own"
     )
 
 
