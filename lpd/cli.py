@@ -1,6 +1,7 @@
 """Command lines: a typed configuration from the flags, and how a command ends."""
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ from lpd.options import flatten
 ConfigT = TypeVar("ConfigT")
 
 _DRY_RUN = ("--dry_run", "--dry-run")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def parse(config_class: type[ConfigT], description: str) -> ConfigT:
@@ -29,19 +31,22 @@ def parse(config_class: type[ConfigT], description: str) -> ConfigT:
     """
     # Whoever reads what is printed may stop early, as `head` does: that is no mistake.
     before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    arguments = [argument for argument in sys.argv[1:] if argument not in _DRY_RUN]
-    config = tyro.cli(
-        config_class,
-        args=arguments,
-        description=f"{description} --dry_run prints the resolved configuration.",
-        use_underscores=True,
-    )
-    if len(arguments) < len(sys.argv) - 1:
-        resolved = getattr(config, "resolved", None)
-        print(json.dumps(resolved() if resolved else flatten(config), indent=2, default=str))
-        sys.exit(0)
-    signal.signal(signal.SIGPIPE, before)
-    return config
+    try:
+        arguments = [argument for argument in sys.argv[1:] if argument not in _DRY_RUN]
+        config = tyro.cli(
+            config_class,
+            args=arguments,
+            description=f"{description} --dry_run prints the resolved configuration.",
+            use_underscores=True,
+        )
+        if len(arguments) < len(sys.argv) - 1:
+            resolved = getattr(config, "resolved", None)
+            print(json.dumps(resolved() if resolved else flatten(config), indent=2, default=str))
+            sys.exit(0)
+        return config
+    finally:
+        sys.stdout.flush()
+        signal.signal(signal.SIGPIPE, before)
 
 
 @contextlib.contextmanager
@@ -60,7 +65,7 @@ def command() -> Iterator[None]:
     try:
         yield
     except (InputError, OSError) as error:
-        is_bug = isinstance(error, OSError) and error.filename is None
+        is_bug = isinstance(error, OSError) and error.filename is None and error.errno not in _FULL
         if is_bug or os.environ.get("LPD_TRACEBACK"):  # for developers: where did it come from?
             raise
         _say("error: " + " ".join(str(error).split()))

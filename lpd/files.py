@@ -36,7 +36,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as error:
-        if error.errno is None:  # not the system's: a library's own
+        # Not the system's, but a library's own; or about another file.
+        if error.errno is None or error.filename not in {
+            None,
+            *map(str, (temporary, path, *path.parents)),
+        }:
             raise
         raise InputError(f"cannot write {path}: {error.strerror}") from error
 

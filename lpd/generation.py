@@ -10,13 +10,13 @@ B images of a batch, n images in all, N positions, K of them known beforehand.
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lpd.errors import InputError
 from lpd.models.lpd import LPD
 from lpd.orders.plan import DecodePlan
 from lpd.orders.request import PlanSource
@@ -25,8 +25,8 @@ from lpd.sampling.config import SamplingConfig
 from lpd.sampling.sampler import DecodeInputs, Sampler
 from lpd.tokenizer.vq_tokenizer import VQTokenizer, to_pixels
 
-Labels = Sequence[int | None] | npt.NDArray[np.integer]
-"""A class for each image; None for no class."""
+Labels = Sequence[Any] | npt.NDArray[np.integer]
+"""For each image what the model's conditioning takes, such as a class; None for nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,23 +198,11 @@ class ImageGenerator:
     ) -> DecodeInputs:
         uniforms = token_uniforms(seed, image_indices, plan.num_positions)  # (B, N)
         return self._sampler.upload(
-            self._condition(labels),
+            self.model.conditioning.of_labels(labels),
             plan,
             torch.from_numpy(uniforms[:, plan.num_known :]),
             sampling,
             None if known_codes is None else torch.from_numpy(known_codes.astype(np.int64)),
-        )
-
-    def _condition(self, labels: Labels) -> Tensor:
-        """(B,) labels, with the label of no class for None."""
-        wrong = [x for x in labels if x is not None and not 0 <= x < self.num_classes]
-        if wrong:
-            raise InputError(
-                f"there is no class {wrong[0]}: labels are from 0 to {self.num_classes - 1}, and "
-                "None is for no class"
-            )
-        return torch.tensor(
-            [self.num_classes if x is None else int(x) for x in labels], dtype=torch.int64
         )
 
     def _images(self, codes: Tensor) -> Tensor:

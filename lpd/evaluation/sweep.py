@@ -263,8 +263,7 @@ def output_origin(
             **flatten(config.sampling),
             **flatten(decoding.locality),
             "lpd_order_file": sha256_of_file(order_file) if order_file else None,
-            "group_sizes": decoding.sizes.group_sizes,
-            "group_size_schedule": decoding.sizes.group_size_schedule,
+            **flatten(decoding.sizes),
         },
         defaults=defaults(EvalConfig),
     )

@@ -8,6 +8,7 @@ B images, P prefix rows, D width.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -37,6 +38,14 @@ class Conditioning(ABC):
     @abstractmethod
     def rows(self, model: Any, condition: Tensor) -> Tensor:
         """The (B, P, D) prefix rows of B conditions, before the model's ``z_proj_ln``."""
+
+    @abstractmethod
+    def of_labels(self, labels: Iterable[Any]) -> Tensor:
+        """The conditions that labels stand for, in host memory; a label of None is the null.
+
+        Raises:
+            InputError: a label that is none.
+        """
 
     @abstractmethod
     def null(self, condition: Tensor) -> Tensor:
@@ -78,6 +87,20 @@ class ClassConditioning(Conditioning):
         classes = model.class_emb(condition.masked_fill(is_null, 0))  # (B, D)
         rows = torch.where(is_null[:, None], model.fake_latent, classes)
         return (rows + model.pos_embed[:, 0])[:, None]  # (B, 1, D)
+
+    def of_labels(self, labels: Iterable[Any]) -> Tensor:
+        """(B,) labels from 0 to C - 1, and C for None."""
+        labels = list(labels)
+        for label in labels:
+            if label is not None and not 0 <= label < self.num_classes:
+                raise InputError(
+                    f"there is no class {label}: labels are from 0 to {self.num_classes - 1}, and "
+                    "None is for no class"
+                )
+        return torch.tensor(
+            [self.num_classes if label is None else int(label) for label in labels],
+            dtype=torch.int64,
+        )
 
     def null(self, condition: Tensor) -> Tensor:
         """The label of no class."""

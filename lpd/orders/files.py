@@ -17,7 +17,8 @@ from lpd.orders.locality import LocalityConfig
 from lpd.orders.plan import DecodePlan, check_permutations
 from lpd.provenance import Origin
 
-_RECORDED = ("kind", "seed", "proximity_threshold", "repulsion_threshold")
+# A threshold younger than a file counts as its default.
+_DEFAULTS = dataclasses.asdict(LocalityConfig())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class OrderFile:
         values = {"kind": kind, **dataclasses.asdict(locality)}
         recorded = {name: self.recorded[name] for name in values if name in self.recorded}
         if recorded:
-            Origin(values=values).check(
+            Origin(values=values, defaults=_DEFAULTS).check(
                 recorded,
                 place=self.path,
                 remedy="give the order and thresholds that it was made with, or another file",
@@ -121,7 +122,8 @@ def order_origin(kind: str, group_sizes: GroupSizes, seed: int, locality: Locali
             "kind": kind,
             "seed": seed,
             **dataclasses.asdict(locality),
-        }
+        },
+        defaults=_DEFAULTS,
     )
 
 
@@ -172,7 +174,11 @@ def _load_npz(path: Path) -> OrderFile:
             path=path,
             orders=content["orders"],
             recorded={
-                **{name: content[name].item() for name in _RECORDED},
+                **{
+                    name: content[name].item()
+                    for name in content.files
+                    if name not in {"orders", "group_sizes"}
+                },
                 "group_sizes": [int(size) for size in content["group_sizes"]],
             },
         )

@@ -47,10 +47,10 @@ _PUBLISHED_TRAINING_STEPS: dict[int, tuple[int, ...]] = {
 class GroupSizeOptions:
     """How many tokens each pass decodes, for orders without passes of their own."""
 
-    group_size_schedule: str = "cosine"
-    """How group sizes grow over the passes: cosine (as published), arccos, linear or uniform."""
     group_sizes: str | None = None
     """Group sizes such as 1,3,5 or 1x4 2x6 (size x count), instead of --generation_steps."""
+    group_size_schedule: str = "cosine"
+    """How group sizes grow over the passes: cosine (as published), arccos, linear or uniform."""
 
     def __post_init__(self) -> None:
         check_shape(self.group_size_schedule)

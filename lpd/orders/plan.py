@@ -103,6 +103,8 @@ def known_mask(
         raise InputError(
             f"as many cells must be known in every image, got from {counts.min()} to {counts.max()}"
         )
+    if len(counts) and counts.max() == num_positions:
+        raise InputError("all cells are known: nothing is left to decode")
     return np.broadcast_to(known, shape)
 
 

@@ -40,7 +40,14 @@ def start(output_dir: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # Under nohup or in the background, signals are ignored, by children too.
+        preexec_fn=default_signals,  # noqa: PLW1509
     )
+
+
+def default_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def read_files(folder: Path) -> dict[Path, bytes]:

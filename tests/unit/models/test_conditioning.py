@@ -1,6 +1,7 @@
 """What an image is conditioned on, as prefix rows: classes, and a kind that a test adds."""
 
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,10 @@ class Digits(Conditioning):
 
     def rows(self, model: LPD, condition: Tensor) -> Tensor:
         return model.digit_emb(condition) + model.digit_pos
+
+    def of_labels(self, labels: Iterable[int | None]) -> Tensor:
+        digits = [[8] * 3 if n is None else [n // 100, n // 10 % 10, n % 10] for n in labels]
+        return torch.tensor(digits)
 
     def null(self, condition: Tensor) -> Tensor:
         return torch.full_like(condition, 8)
@@ -87,6 +92,18 @@ def test_guidance_takes_the_kinds_own_null(model: LPD) -> None:
     guided = sampler(NUMBERS, plan, uniforms, zero)
     assert torch.equal(guided, sampler(null, plan, uniforms, SamplingConfig()))
     assert not torch.equal(guided, sampler(NUMBERS, plan, uniforms, SamplingConfig()))
+
+
+def test_the_generator_takes_the_kinds_own_labels(model: LPD, tokenizer_folder: Path) -> None:
+    generator = ImageGenerator(model, VQTokenizer.from_pretrained(tokenizer_folder, CPU))
+    plan = make_plan(OrderConfig(), (4, 4), (2, 14), 0, np.arange(2))
+    sampling = SamplingConfig(cfg=2.0)
+    codes = generator.generate(
+        [123, None], plan, seed=0, image_indices=np.arange(2), sampling=sampling
+    ).codes
+    uniforms = torch.from_numpy(token_uniforms(0, np.arange(2), 16))
+    digits = torch.tensor([[1, 2, 3], [8, 8, 8]])
+    assert torch.equal(codes, Sampler(model, 2)(digits, plan, uniforms, sampling))
 
 
 def test_an_unknown_kind_is_refused(tiny_config: LPDConfig) -> None:

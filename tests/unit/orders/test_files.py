@@ -1,11 +1,13 @@
 """Order files of both formats."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lpd.orders import files
 from lpd.orders.files import load_orders, save_orders
 from lpd.orders.locality import LocalityConfig
 from lpd.orders.plan import DecodePlan
@@ -31,6 +33,25 @@ def test_round_trip(tmp_path: Path, plan: DecodePlan, suffix: str) -> None:
     # Image i takes row i, going round.
     rows = loaded.plan(SIZES, np.array([4, 5, 11])).orders
     np.testing.assert_array_equal(rows, plan.orders[[4, 0, 1]])
+
+
+def test_a_threshold_younger_than_a_file_counts_as_its_default(
+    tmp_path: Path, plan: DecodePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Younger(LocalityConfig):
+        new: float = 0.5
+
+    path = tmp_path / "orders.npz"
+    save_orders(path, plan.orders, SIZES, kind="lpd", seed=0, locality=LocalityConfig())
+    monkeypatch.setattr(files, "_DEFAULTS", dataclasses.asdict(Younger()))
+    older = load_orders(path)
+    older.check_kind("lpd", Younger())
+    assert older.is_of(files.order_origin("lpd", SIZES, 0, Younger()))
+    with pytest.raises(ValueError, match=r"new was 0\.5, now 2"):
+        older.check_kind("lpd", Younger(new=2))
+    save_orders(path, plan.orders, SIZES, kind="lpd", seed=0, locality=Younger(new=2))
+    load_orders(path).check_kind("lpd", Younger(new=2))
 
 
 def test_published_json(tmp_path: Path) -> None:

@@ -181,6 +181,8 @@ def test_known_cells_must_fit() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             make_plan(OrderConfig(kind="raster"), (2, 2), (3,), 0, np.arange(2), known)
+    with pytest.raises(ValueError, match="all cells are known: nothing is left to decode"):
+        OrderOptions().source((2, 2), known=np.ones(4, dtype=bool))
     known = np.array([True, False, False, False])
     with pytest.raises(ValueError, match="sum to 4, but the grid has 3"):
         make_plan(OrderConfig(kind="raster"), (2, 2), (4,), 0, np.arange(2), known)
