@@ -7,7 +7,9 @@ names its kind.
 B images, P prefix rows, D width.
 """
 
+import operator
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -33,6 +35,15 @@ class Conditioning(ABC):
     @abstractmethod
     def init_weights(self, model: nn.Module) -> None:
         """Draw the initial values of parameters that are in no module of the model's."""
+
+    @abstractmethod
+    def encode(self, wanted: Iterable[Any]) -> Tensor:
+        """The conditions of images, in host memory, from what users say they want: an entry for
+        each image.
+
+        Raises:
+            InputError: an entry is not of this kind or out of range.
+        """
 
     @abstractmethod
     def rows(self, model: Any, condition: Tensor) -> Tensor:
@@ -71,6 +82,19 @@ class ClassConditioning(Conditioning):
         """Embeddings are drawn with the model's modules."""
         assert isinstance(model.fake_latent, Tensor)
         nn.init.normal_(model.fake_latent, std=0.02)
+
+    def encode(self, wanted: Iterable[Any]) -> Tensor:
+        """A class for each image, None for no class -> (B,) labels."""
+        labels = [None if each is None else operator.index(each) for each in wanted]
+        for label in labels:
+            if label is not None and not 0 <= label < self.num_classes:
+                raise InputError(
+                    f"there is no class {label}: labels are from 0 to {self.num_classes - 1}, and "
+                    "None is for no class"
+                )
+        return torch.tensor(
+            [self.num_classes if label is None else label for label in labels], dtype=torch.int64
+        )
 
     def rows(self, model: Any, condition: Tensor) -> Tensor:
         """(B,) labels -> (B, 1, D)."""
