@@ -26,7 +26,7 @@ from lpd.sampling.sampler import DecodeInputs, Sampler
 from lpd.tokenizer.vq_tokenizer import VQTokenizer, to_pixels
 
 Labels = Sequence[Any] | npt.NDArray[np.integer]
-"""For each image what the model's conditioning takes, such as a class; None for nothing."""
+"""What each image is to show, as the model's conditioning reads it: a class, None for no class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,8 @@ class ImageGenerator:
         self, model: LPD, tokenizer: VQTokenizer, *, batch_size: int = 64, bf16: bool = False
     ) -> None:
         """Args:
-            model: the transformer, in evaluation mode. With bf16 its linear layers are cast.
+            model: the transformer, in evaluation mode. With bf16 its linear layers are cast, but
+                for those with gradients.
             tokenizer: the tokenizer whose codes it models, on the same device.
             batch_size: most images generated at a time.
             bf16: compute under bfloat16 autocast.
@@ -104,7 +105,7 @@ class ImageGenerator:
         """Generate a batch of up to ``batch_size`` images.
 
         Args:
-            labels: B classes.
+            labels: what the B images are to show.
             plan: their orders, group sizes and known cells.
             seed: the run's seed.
             image_indices: (B,) the images' indices in the run.
@@ -114,12 +115,10 @@ class ImageGenerator:
         Raises:
             InputError: a label or code the model does not know, or a plan that does not fit.
         """
-        inputs = self._upload(labels, plan, seed, image_indices, sampling, known_codes)
-        codes = inputs.codes
-        with torch.inference_mode(), self._autocast():
-            for each in self._sampler.passes(inputs):
-                codes = codes.scatter(1, each.positions, each.tokens)
-        return Generated(codes=codes, images=self._images(codes))
+        condition = self.model.conditioning.encode(labels)
+        return self._generated(
+            self._upload(condition, plan, seed, image_indices, sampling, known_codes)
+        )
 
     def passes(
         self,
@@ -134,12 +133,20 @@ class ImageGenerator:
         """What is known after each pass of :meth:`generate`; after the last one, its codes.
 
         Only one iteration at a time, and nothing else generated meanwhile.
+
+        Raises:
+            InputError: as :meth:`generate`, at once.
         """
-        inputs = self._upload(labels, plan, seed, image_indices, sampling, known_codes)
+        condition = self.model.conditioning.encode(labels)
+        return self._previews(
+            self._upload(condition, plan, seed, image_indices, sampling, known_codes)
+        )
+
+    def _previews(self, inputs: DecodeInputs) -> Iterator[Preview]:
         codes = inputs.codes
         known = torch.zeros_like(codes, dtype=torch.bool).scatter(1, inputs.known, True)
         decoded = self._sampler.passes(inputs)
-        for _ in plan.group_sizes:
+        for _ in inputs.group_sizes:
             with torch.inference_mode(), self._autocast():  # not while the caller has its turn
                 each = next(decoded)
                 codes = codes.scatter(1, each.positions, each.tokens)
@@ -158,21 +165,25 @@ class ImageGenerator:
         """Generate any number of images, batch by batch.
 
         Args:
-            labels: n classes.
+            labels: what the n images are to show.
             source: the images' plans.
             seed: the run's seed.
             sampling: how tokens are drawn.
             image_indices: (n,) the images' indices in the run; by default from 0 on.
+
+        Raises:
+            InputError: as :meth:`generate`; for a label at once.
         """
-        indices = np.arange(len(labels)) if image_indices is None else image_indices
-        for rows in slices(len(labels), self.batch_size):
-            yield self.generate(
-                labels[rows],
-                source.plan(seed, indices[rows]),
-                seed=seed,
-                image_indices=indices[rows],
-                sampling=sampling,
+        condition = self.model.conditioning.encode(labels)  # (n, ...)
+        indices = np.arange(len(condition)) if image_indices is None else image_indices
+        return (
+            self._generated(
+                self._upload(
+                    condition[rows], source.plan(seed, indices[rows]), seed, indices[rows], sampling
+                )
             )
+            for rows in slices(len(condition), self.batch_size)
+        )
 
     def decode(self, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
         """Decode (n, N) codes, ``batch_size`` at a time, to (n, 3, H, W) pixels."""
@@ -189,21 +200,26 @@ class ImageGenerator:
 
     def _upload(
         self,
-        labels: Labels,
+        condition: Tensor,
         plan: DecodePlan,
         seed: int,
         image_indices: npt.NDArray[np.int64],
         sampling: SamplingConfig,
-        known_codes: npt.NDArray[np.integer] | None,
+        known_codes: npt.NDArray[np.integer] | None = None,
     ) -> DecodeInputs:
         uniforms = token_uniforms(seed, image_indices, plan.num_positions)  # (B, N)
         return self._sampler.upload(
-            self.model.conditioning.of_labels(labels),
+            condition,
             plan,
             torch.from_numpy(uniforms[:, plan.num_known :]),
             sampling,
             None if known_codes is None else torch.from_numpy(known_codes.astype(np.int64)),
         )
+
+    def _generated(self, inputs: DecodeInputs) -> Generated:
+        with torch.inference_mode(), self._autocast():
+            codes = self._sampler.decode(inputs)
+        return Generated(codes=codes, images=self._images(codes))
 
     def _images(self, codes: Tensor) -> Tensor:
         """(B, N) codes to (B, 3, H, W) uint8."""
@@ -218,10 +234,10 @@ def cast_linears(model: LPD, dtype: torch.dtype) -> None:
     """Keep the weights of the linear layers in the dtype that autocast computes them in.
 
     Autocast casts weights without gradients anew in every pass; this gives the same numbers and
-    casts once.
+    casts once. Weights with gradients stay as they are: they are in training.
     """
     for module in model.modules():
-        if isinstance(module, torch.nn.Linear):
+        if isinstance(module, torch.nn.Linear) and not module.weight.requires_grad:
             module.to(dtype)
 
 

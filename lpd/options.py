@@ -63,8 +63,8 @@ def _build(options_class: type[OptionsT], values: Mapping[str, Any]) -> OptionsT
 
 def parameters(options_class: type) -> list[inspect.Parameter]:
     """The fields as keyword parameters, flat fields in their place: for signatures and help."""
+    types = get_type_hints(options_class)  # without what tells tyro how to show them
     result: list[inspect.Parameter] = []
-    hints = get_type_hints(options_class)
     for field, nested in _fields(options_class):
         if nested is not None:
             result += parameters(nested)
@@ -77,7 +77,7 @@ def parameters(options_class: type) -> list[inspect.Parameter]:
                 field.name,
                 inspect.Parameter.KEYWORD_ONLY,
                 default=inspect.Parameter.empty if default is dataclasses.MISSING else default,
-                annotation=hints[field.name],  # without what the command line adds
+                annotation=types[field.name],
             )
         )
     return result

@@ -7,6 +7,7 @@ names its kind.
 B images, P prefix rows, D width.
 """
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
@@ -36,16 +37,17 @@ class Conditioning(ABC):
         """Draw the initial values of parameters that are in no module of the model's."""
 
     @abstractmethod
-    def rows(self, model: Any, condition: Tensor) -> Tensor:
-        """The (B, P, D) prefix rows of B conditions, before the model's ``z_proj_ln``."""
-
-    @abstractmethod
-    def of_labels(self, labels: Iterable[Any]) -> Tensor:
-        """The conditions that labels stand for, in host memory; a label of None is the null.
+    def encode(self, wanted: Iterable[Any]) -> Tensor:
+        """The conditions of images, in host memory, from what users say they want: an entry for
+        each image.
 
         Raises:
-            InputError: a label that is none.
+            InputError: an entry is not of this kind or out of range.
         """
+
+    @abstractmethod
+    def rows(self, model: Any, condition: Tensor) -> Tensor:
+        """The (B, P, D) prefix rows of B conditions, before the model's ``z_proj_ln``."""
 
     @abstractmethod
     def null(self, condition: Tensor) -> Tensor:
@@ -81,16 +83,9 @@ class ClassConditioning(Conditioning):
         assert isinstance(model.fake_latent, Tensor)
         nn.init.normal_(model.fake_latent, std=0.02)
 
-    def rows(self, model: Any, condition: Tensor) -> Tensor:
-        """(B,) labels -> (B, 1, D)."""
-        is_null = condition == self.num_classes
-        classes = model.class_emb(condition.masked_fill(is_null, 0))  # (B, D)
-        rows = torch.where(is_null[:, None], model.fake_latent, classes)
-        return (rows + model.pos_embed[:, 0])[:, None]  # (B, 1, D)
-
-    def of_labels(self, labels: Iterable[Any]) -> Tensor:
-        """(B,) labels from 0 to C - 1, and C for None."""
-        labels = list(labels)
+    def encode(self, wanted: Iterable[Any]) -> Tensor:
+        """A class for each image, None for no class -> (B,) labels."""
+        labels = [None if each is None else operator.index(each) for each in wanted]
         for label in labels:
             if label is not None and not 0 <= label < self.num_classes:
                 raise InputError(
@@ -98,9 +93,15 @@ class ClassConditioning(Conditioning):
                     "None is for no class"
                 )
         return torch.tensor(
-            [self.num_classes if label is None else int(label) for label in labels],
-            dtype=torch.int64,
+            [self.num_classes if label is None else label for label in labels], dtype=torch.int64
         )
+
+    def rows(self, model: Any, condition: Tensor) -> Tensor:
+        """(B,) labels -> (B, 1, D)."""
+        is_null = condition == self.num_classes
+        classes = model.class_emb(condition.masked_fill(is_null, 0))  # (B, D)
+        rows = torch.where(is_null[:, None], model.fake_latent, classes)
+        return (rows + model.pos_embed[:, 0])[:, None]  # (B, 1, D)
 
     def null(self, condition: Tensor) -> Tensor:
         """The label of no class."""

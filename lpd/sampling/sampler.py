@@ -58,7 +58,8 @@ class DecodedPass:
 
 
 class Sampler:
-    """Decodes batches of up to ``batch_size`` images with one model; keeps the KV cache."""
+    """Decodes batches of up to ``batch_size`` images with one model; keeps the KV cache of the
+    largest batch so far."""
 
     def __init__(self, model: LPD, batch_size: int, dtype: torch.dtype | None = None) -> None:
         """Args:
@@ -99,11 +100,7 @@ class Sampler:
         Raises:
             InputError: as :meth:`upload`.
         """
-        inputs = self.upload(condition, plan, uniforms, config, known_codes)
-        codes = inputs.codes
-        for each in self.passes(inputs):
-            codes = codes.scatter(1, each.positions, each.tokens)
-        return codes
+        return self.decode(self.upload(condition, plan, uniforms, config, known_codes))
 
     def upload(
         self,
@@ -120,7 +117,7 @@ class Sampler:
         Raises:
             InputError: a condition or code the model does not know, or a plan for another grid.
         """
-        self._check(condition, plan, known_codes)
+        self._check(condition, plan, uniforms, known_codes)
         num_positions, device = self.model.config.num_positions, self.model.head.weight.device
         if config.cfg != 1:
             condition = torch.cat([condition, self.model.conditioning.null(condition)])
@@ -140,6 +137,13 @@ class Sampler:
             config=config,
         )
 
+    def decode(self, inputs: DecodeInputs) -> Tensor:
+        """All passes: (B, N) codes in raster order, int64."""
+        codes = inputs.codes
+        for each in self.passes(inputs):
+            codes = codes.scatter(1, each.positions, each.tokens)
+        return codes
+
     @torch.inference_mode()
     def passes(self, inputs: DecodeInputs) -> Iterator[DecodedPass]:
         """Decode pass by pass. A pass touches no host memory and waits for nothing.
@@ -148,7 +152,7 @@ class Sampler:
         """
         model, config = self.model, inputs.config
         context = model.prefix(inputs.condition)  # (B or 2B, P, D)
-        cache = self._empty_cache(guided=inputs.guided)
+        cache = self._empty_cache(len(inputs.condition))
         if inputs.known.shape[1]:
             # The prefix does not see tokens, so it goes first; what is known is one group.
             model.prefill(context, cache)
@@ -174,15 +178,20 @@ class Sampler:
             tokens, positions = _double(tokens), _double(positions)
         return self.model.token_context(tokens, positions)
 
-    def _empty_cache(self, *, guided: bool) -> KVCache:
-        # Guidance runs every image twice, with and without its condition.
-        rows = 2 * self.batch_size if guided else self.batch_size
-        if self._cache is None or self._cache.batch_size < rows:
-            self._cache = self.model.make_cache(rows, self.dtype)
+    def _empty_cache(self, num_sequences: int) -> KVCache:
+        if self._cache is None or self._cache.batch_size < num_sequences:
+            self._cache = None  # there need not be room for both
+            self._cache = self.model.make_cache(num_sequences, self.dtype)
         self._cache.reset()
         return self._cache
 
-    def _check(self, condition: Tensor, plan: DecodePlan, known_codes: Tensor | None) -> None:
+    def _check(
+        self,
+        condition: Tensor,
+        plan: DecodePlan,
+        uniforms: Tensor,
+        known_codes: Tensor | None,
+    ) -> None:
         config = self.model.config
         shape = (len(condition), config.num_positions)
         if (len(plan), plan.num_positions) != shape:
@@ -193,6 +202,11 @@ class Sampler:
         if len(condition) > self.batch_size:
             raise InputError(
                 f"{len(condition)} images are more than this sampler's batch of {self.batch_size}"
+            )
+        if uniforms.shape != plan.orders.shape:
+            raise InputError(
+                f"uniforms must be of shape {list(plan.orders.shape)}, one for each token to "
+                f"decode, got {list(uniforms.shape)}"
             )
         # What is in device memory is not looked at: that would wait for the device.
         if condition.device.type == "cpu":

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from lpd.errors import InputError
 from lpd.generation import ImageGenerator, slices
 from lpd.models.lpd import LPD
 from lpd.orders.registry import OrderConfig, make_plan
@@ -91,6 +92,28 @@ def test_bf16_is_autocast_with_cast_linears(tiny_model: LPD, tokenizer: VQTokeni
             torch.arange(3), plan, uniforms, SamplingConfig()
         )
     assert torch.equal(codes, expected)
+
+
+def test_bf16_leaves_a_model_in_training_as_it_is(tiny_model: LPD, tokenizer: VQTokenizer) -> None:
+    plan = make_plan(OrderConfig(), (4, 4), SIZES, 0, np.arange(3))
+    how = {"seed": 0, "image_indices": np.arange(3), "sampling": SAMPLING}
+    codes = []
+    for in_training in (True, False):
+        model = LPD(tiny_model.config).eval().requires_grad_(in_training)
+        model.load_state_dict(tiny_model.state_dict())
+        generator = ImageGenerator(model, tokenizer, bf16=True)
+        codes.append(generator.generate([0, 1, 2], plan, **how).codes)
+        kept = all(weight.dtype == torch.float32 for weight in model.parameters())
+        assert kept == in_training
+    assert torch.equal(*codes)
+
+
+def test_a_label_is_refused_before_anything_is_generated(
+    tiny_model: LPD, tokenizer: VQTokenizer
+) -> None:
+    generator = ImageGenerator(tiny_model, tokenizer, batch_size=2)
+    with pytest.raises(InputError, match="there is no class 3"):
+        generator.batches([0, 1, 2, 3], SOURCE, seed=0, sampling=SAMPLING)
 
 
 @pytest.mark.parametrize(("count", "size"), [(0, 3), (1, 3), (6, 3), (7, 3)])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from lpd.generation import ImageGenerator
 from lpd.models.lpd import LPD
 from lpd.options import defaults
 from lpd.orders.files import save_orders
@@ -17,6 +18,7 @@ from lpd.orders.plan import DecodePlan
 from lpd.orders.registry import OrderConfig, make_plan
 from lpd.orders.request import OrderOptions
 from lpd.pipeline import LPDPipeline
+from lpd.pretrained import load_model
 from lpd.randomness import token_uniforms
 from lpd.sampling.config import SamplingConfig
 from lpd.sampling.sampler import Sampler
@@ -101,6 +103,8 @@ def test_options_are_those_of_the_command_line(pipeline: LPDPipeline, tmp_path: 
     expected = {**defaults(OrderOptions), **defaults(SamplingConfig)}
     assert {name: asked[name].default for name in expected} == expected
     assert asked["lpd_order_file"].default is None
+    # What tyro is told about a flag does not show in a notebook.
+    assert asked["cfg_schedule"].annotation is asked["order"].annotation is str
     with pytest.raises(TypeError, match=r"no option 'repulsion'; did you mean 'repulsion_thr"):
         pipeline([0], repulsion=1.0)
     sizes = pipeline([0], group_sizes="1,5,10")[0]
@@ -116,6 +120,34 @@ def test_options_are_those_of_the_command_line(pipeline: LPDPipeline, tmp_path: 
     assert made.tobytes() == read.tobytes()
     with pytest.raises(ValueError, match=r"repulsion_threshold was 1\.0, now 2\.0"):
         pipeline([0], group_sizes="1,5,10", lpd_order_file=file)
+
+
+def test_shapes_of_group_sizes(pipeline: LPDPipeline) -> None:
+    uniform = pipeline([1], generation_steps=4, group_size_schedule="uniform", seed=2)[0]
+    expected = make_group_sizes(16, 4, "uniform")
+    assert expected != make_group_sizes(16, 4)
+    written = pipeline([1], group_sizes=",".join(map(str, expected)), seed=2)[0]
+    assert uniform.tobytes() == written.tobytes()
+
+
+def test_bf16_and_the_batch_size_are_the_generators(folder: Path, tokenizer_folder: Path) -> None:
+    cpu = torch.device("cpu")
+    labels = [0, 2, None, 1, 2]
+    images = LPDPipeline.from_pretrained(
+        folder, tokenizer_folder, device="cpu", bf16=True, batch_size=2
+    )(labels, generation_steps=4, cfg=2.0, seed=6)
+    generator = ImageGenerator(
+        load_model(folder, cpu),
+        VQTokenizer.from_pretrained(tokenizer_folder, cpu),
+        batch_size=2,
+        bf16=True,
+    )
+    source = OrderOptions(generation_steps=4).source((4, 4))
+    batches = generator.batches(labels, source, seed=6, sampling=SamplingConfig(cfg=2.0))
+    expected = torch.cat([batch.images for batch in batches]).permute(0, 2, 3, 1).numpy()
+    assert len(images) == len(labels)
+    for image, pixels in zip(images, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(image), pixels)
 
 
 def test_a_model_of_another_tokenizer(

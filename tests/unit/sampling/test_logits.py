@@ -1,5 +1,9 @@
 """Filters and draws against definitions and distributions."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +15,7 @@ from lpd.sampling.config import SamplingConfig
 from lpd.sampling.guidance import SCHEDULES, GuidanceSchedule, guidance_scales
 from lpd.sampling.logits import draw, guide, keep_top_k, keep_top_p
 
+ROOT = Path(__file__).parents[3]
 LOGITS = st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=12).map(torch.tensor)
 
 
@@ -35,6 +40,21 @@ def test_a_guidance_schedule_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> No
     assert guidance_scales(config.cfg, config.cfg_schedule, 3).tolist() == [3.0, 2.0, 1.0]
     with pytest.raises(ValueError, match="choose from linear, constant, falling"):
         SamplingConfig(cfg_schedule="rising")
+
+
+def test_help_names_a_guidance_schedule() -> None:
+    # Help texts are made when a program imports its options.
+    program = (
+        "import runpy, sys\n"
+        "from lpd.sampling.guidance import SCHEDULES, GuidanceSchedule\n"
+        "SCHEDULES['falling'] = GuidanceSchedule(summary='it falls', scales=None)\n"
+        "sys.argv = ['main_eval.py', '--help']\n"
+        "runpy.run_path('main_eval.py', run_name='__main__')\n"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "falling: it falls" in " ".join(told.stdout.replace("│", " ").split())
 
 
 @given(logits=LOGITS, top_k=st.integers(1, 12))

@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lpd.errors import InputError
+from lpd.models.kv_cache import KVCache
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.models.visibility import Visibility, dense_attention
 from lpd.orders.plan import DecodePlan
@@ -38,16 +39,9 @@ def inputs(images: np.ndarray) -> tuple[torch.Tensor, DecodePlan, torch.Tensor]:
 
 
 def slow_twin(
-    model: LPD,
-    labels: torch.Tensor,
-    plan: DecodePlan,
-    uniforms: torch.Tensor,
-    c: SamplingConfig,
-    known_codes: torch.Tensor | None = None,
-    num_known: int = 0,
+    model: LPD, labels: torch.Tensor, plan: DecodePlan, uniforms: torch.Tensor, c: SamplingConfig
 ) -> torch.Tensor:
-    """Decoding without a cache: a full forward per pass, of which one group's logits are used. What
-    is known is the first group, and its logits are passed over."""
+    """Decoding without a cache: a full forward per pass, of which one group's logits are used."""
     orders = torch.from_numpy(plan.orders)
     attend = dense_attention(Visibility.of_group_sizes(plan.group_sizes, torch.device("cpu")))
     scales = torch.from_numpy(guidance_scales(c.cfg, c.cfg_schedule, 16))
@@ -59,11 +53,7 @@ def slow_twin(
         uncond = model(codes, model.conditioning.null(labels), orders, attend)[:, places]
         logits = guide(torch.cat([cond, uncond]), scales[places])
         logits = keep_top_p(keep_top_k(logits / c.temperature, c.top_k), c.top_p)
-        tokens = draw(logits, uniforms[:, places])
-        if start < num_known:
-            assert known_codes is not None
-            tokens = known_codes.gather(1, orders[:, places])
-        codes.scatter_(1, orders[:, places], tokens)
+        codes.scatter_(1, orders[:, places], draw(logits, uniforms[:, places]))
         start += size
     return codes
 
@@ -112,6 +102,7 @@ def test_prefilled_decoding_is_the_full_forward(
     tiny_model: LPD, data: st.DataObject, seed: int
 ) -> None:
     """What is known is one group before the others, wherever its cells are."""
+    model = tiny_model
     config = SamplingConfig(cfg=data.draw(st.sampled_from([1.0, 2.5])), top_k=5)
     num_known = data.draw(st.integers(0, 15))
     sizes = data.draw(partitions(16 - num_known))
@@ -121,15 +112,30 @@ def test_prefilled_decoding_is_the_full_forward(
     known_codes = torch.from_numpy(random.integers(24, size=(3, 16)))
     labels = torch.tensor([0, 2, 1])
     uniforms = torch.from_numpy(token_uniforms(seed, np.arange(3), 16)[:, num_known:])
-    codes = Sampler(tiny_model, 4)(labels, plan, uniforms, config, known_codes)
+    passes: list[torch.Tensor] = []
+    with pytest.MonkeyPatch.context() as patch:
 
-    groups = (num_known, *sizes) if num_known else sizes
-    whole = DecodePlan(rows, groups)
-    padded = torch.cat([torch.zeros(3, num_known), uniforms], dim=1)
-    expected = slow_twin(tiny_model, labels, whole, padded, config, known_codes, num_known)
-    assert torch.equal(codes, expected)
-    known = torch.from_numpy(plan.known)
+        def decode(*arguments: object) -> torch.Tensor:
+            passes.append(LPD.decode(model, *arguments))
+            return passes[-1]
+
+        patch.setattr(model, "decode", decode)
+        codes = Sampler(model, 4)(labels, plan, uniforms, config, known_codes)
+    decoded = torch.cat(passes, dim=1)  # (B or 2B, M, V)
+
+    known, orders = torch.from_numpy(plan.known), torch.from_numpy(plan.orders)
     assert torch.equal(codes.gather(1, known), known_codes.gather(1, known))
+    groups = (num_known, *sizes) if num_known else sizes
+    attend = dense_attention(Visibility.of_group_sizes(groups, torch.device("cpu")))
+    conditions = [labels] if config.cfg == 1 else [labels, model.conditioning.null(labels)]
+    full = torch.cat([model(codes, each, torch.from_numpy(rows), attend) for each in conditions])
+    # float32 sums in another order: logits of about 10 differ by their roundings.
+    torch.testing.assert_close(decoded, full[:, num_known:], atol=1e-4, rtol=1e-5)
+    # And the tokens are what these logits give, with known cells counted as generated.
+    if config.cfg != 1:
+        scales = torch.tensor([1 + 1.5 * j / 16 for j in range(num_known, 16)])
+        decoded = guide(decoded, scales)
+    assert torch.equal(codes.gather(1, orders), draw(keep_top_k(decoded, 5), uniforms))
 
 
 def test_known_codes_are_needed_where_cells_are_known(tiny_model: LPD) -> None:
@@ -191,12 +197,35 @@ def test_passes_one_by_one_are_the_call(tiny_model: LPD) -> None:
     assert torch.equal(codes, sampler(labels, plan, uniforms, config))
 
 
+def test_the_cache_has_room_for_the_largest_batch_so_far(
+    tiny_model: LPD, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    make = tiny_model.make_cache
+
+    def make_and_record(batch_size: int, dtype: torch.dtype | None) -> KVCache:
+        made.append(batch_size)
+        return make(batch_size, dtype)
+
+    monkeypatch.setattr(tiny_model, "make_cache", make_and_record)
+    sampler = Sampler(tiny_model, 64)
+    guided = SamplingConfig(cfg=2.0)
+    expected = sampler(*inputs(np.arange(2)), guided)
+    for count in (1, 3, 2):
+        codes = sampler(*inputs(np.arange(count)), guided)
+        assert torch.equal(codes[:2], expected[:count])
+    sampler(*inputs(np.arange(6)), SamplingConfig())  # as many sequences as three guided images
+    assert made == [4, 6]
+
+
 def test_bad_requests(tiny_model: LPD) -> None:
     labels, plan, uniforms = inputs(np.arange(4))
     with pytest.raises(ValueError, match="batch of 2"):
         Sampler(tiny_model, 2)(labels, plan, uniforms, SamplingConfig())
     with pytest.raises(ValueError, match=r"labels must be from 0 to 2.*got 0 to 7"):
         Sampler(tiny_model, 4)(torch.tensor([0, 7, 1, 1]), plan, uniforms, SamplingConfig())
+    with pytest.raises(ValueError, match=r"uniforms must be of shape \[4, 16\].*got \[4, 9\]"):
+        Sampler(tiny_model, 4)(labels, plan, uniforms[:, :9], SamplingConfig())
     other = DecodePlan(np.arange(9)[None].repeat(4, 0), (9,))
     with pytest.raises(ValueError, match="16 positions"):
         Sampler(tiny_model, 4)(labels, other, uniforms, SamplingConfig())
