@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# LPD from end to end on real images, on a CPU: scanned handwritten digits, a VQ tokenizer, a latent
-# cache, decoding orders, a trained transformer, sampling, an evaluation and a report. BENCHMARKS.md
-# says how long it took. Run it again to continue where it stopped; what is complete is skipped.
+# LPD from end to end on real images, on a CPU, in minutes: scanned handwritten digits, a
+# VQ tokenizer, a latent cache, decoding orders, a trained transformer, sampling, an evaluation and
+# a report. Run it again to go on where it stopped; what is complete is skipped.
 #
 #   bash scripts/quickstart.sh [--output_dir DIR]
 set -euo pipefail

@@ -88,7 +88,7 @@ class CacheWriter:
         """Nothing is looked at or written yet.
 
         Args:
-            path: the cache's folder, to be made or gone on with.
+            path: the cache's folder; it may hold a part of the cache already.
             index: what the cache is about.
         """
         self.path = path

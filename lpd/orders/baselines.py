@@ -186,8 +186,19 @@ FREE_BASELINES: tuple[Order | OrderFamily, ...] = (
 """Those that any group sizes cut into passes."""
 
 OWN_PASS_BASELINES: tuple[Order | OrderFamily, ...] = (
-    OrderFamily(name="par_COUNTx", member=_par, examples=lambda _grid: (4, 16), named=(4, 16)),
+    OrderFamily(
+        name="par_COUNTx",
+        member=_par,
+        examples=lambda _grid: (4, 16),
+        has_own_passes=True,
+        named=(4, 16),
+    ),
     Order(name="nar", label="NAR", passes=nar_passes),
-    OrderFamily(name="zipar_WINDOW", member=_zipar, examples=lambda grid: (max(1, grid[1] // 4),)),
+    OrderFamily(
+        name="zipar_WINDOW",
+        member=_zipar,
+        examples=lambda grid: (max(1, grid[1] // 4),),
+        has_own_passes=True,
+    ),
 )
 """Those that say themselves what is decoded together."""

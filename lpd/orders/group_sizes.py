@@ -141,7 +141,7 @@ def check_group_sizes(group_sizes: GroupSizes, num_positions: int) -> None:
     if sum(group_sizes) != num_positions:
         raise InputError(
             f"group sizes {_short(group_sizes)} sum to {sum(group_sizes)}, "
-            f"but the grid has {num_positions} positions: they must be equal"
+            f"but the grid has {num_positions} positions to decode: they must be equal"
         )
 
 

@@ -86,6 +86,8 @@ class OrderFamily:
     """The order with a number; None where there is none with it."""
     examples: Callable[[Grid], tuple[int, ...]]
     """Which members to show beside other orders on a grid."""
+    has_own_passes: bool
+    """Whether the members come with group sizes of their own."""
     named: tuple[int, ...] = ()
     """Members that are named where orders are listed; without any, the family's name is."""
 

@@ -73,13 +73,13 @@ class DecodePlan:
 
 
 def known_mask(
-    known: npt.NDArray[np.bool_] | None, num_images: int, num_positions: int
+    known: npt.NDArray[np.bool_] | None, num_images: int | None, num_positions: int
 ) -> npt.NDArray[np.bool_]:
     """Which cells are known beforehand, for every image of a batch.
 
     Args:
         known: (N,) for all images alike, or (B, N); None for no cell.
-        num_images: B.
+        num_images: B; None for as many as ``known`` has rows, of which (N,) and None have one.
         num_positions: N.
 
     Returns:
@@ -88,6 +88,8 @@ def known_mask(
     Raises:
         InputError: another type or shape, or rows that differ in number.
     """
+    if num_images is None:
+        num_images = 1 if known is None or known.ndim == 1 else len(known)
     shape = (num_images, num_positions)
     if known is None:
         return np.zeros(shape, dtype=np.bool_)

@@ -23,27 +23,32 @@ ORDERS: list[Order | OrderFamily] = [*FREE_BASELINES, LOCALITY_AWARE, *OWN_PASS_
 
 def order_names() -> list[str]:
     """The names to choose from, as help texts and messages list them."""
-    names: list[str] = []
-    for entry in ORDERS:
-        if isinstance(entry, OrderFamily):
-            names += [entry.name_of(number) for number in entry.named] or [entry.name]
-        else:
-            names.append(entry.name)
-    return names
+    return [name for entry in ORDERS for name in _listed(entry)]
+
+
+def free_order_names() -> list[str]:
+    """Those of the orders that take any group sizes."""
+    return [name for entry in ORDERS if not entry.has_own_passes for name in _listed(entry)]
 
 
 def order_help() -> str:
     """What ``--order`` may be, for help texts."""
-    with_own = [n for n in order_names() if n not in free_order_names()]
+    labels = {entry.name: entry.label for entry in ORDERS if isinstance(entry, Order)}
+    labelled = [
+        name if labels.get(name, name).lower() == name.lower() else f"{name} ({labels[name]})"
+        for name in free_order_names()
+    ]
+    with_own = [name for entry in ORDERS if entry.has_own_passes for name in _listed(entry)]
     return (
-        f"{', '.join(free_order_names())} in any number of passes; "
-        f"{', '.join(with_own)}, in passes of their own"
+        f"{', '.join(labelled)} in any number of passes; "
+        f"{', '.join(with_own)} in passes of their own"
     )
 
 
-def free_order_names() -> list[str]:
-    """The names of the orders that take any group sizes."""
-    return [e.name for e in ORDERS if isinstance(e, Order) and not e.has_own_passes]
+def _listed(entry: Order | OrderFamily) -> list[str]:
+    if isinstance(entry, OrderFamily):
+        return [entry.name_of(number) for number in entry.named] or [entry.name]
+    return [entry.name]
 
 
 def find_order(name: str) -> Order:
@@ -119,9 +124,9 @@ def own_group_sizes(
     if find_passes is None:
         return None
     passes = find_passes(grid)  # (N,)
-    rows = ~np.atleast_2d(np.zeros(len(passes), dtype=np.bool_) if known is None else known)
-    counts = {tuple(np.bincount(passes[row]).tolist()) for row in rows}
-    sizes = {tuple(count for count in each if count) for each in counts}
+    rows = np.unique(known_mask(known, None, len(passes)), axis=0)
+    counts = [np.bincount(passes[~row]) for row in rows]
+    sizes = {tuple(each[each > 0].tolist()) for each in counts}
     if len(sizes) > 1:
         raise InputError(
             f"order {kind} has passes of its own, and with different cells known its images would "
@@ -158,9 +163,8 @@ def make_plan(
     """
     num_images, num_positions = len(image_indices), grid[0] * grid[1]
     mask = known_mask(known, num_images, num_positions)
-    # All rows have as many; without an image the argument still tells how many.
-    one_row = known if known is not None and known.ndim == 1 else mask[0] if num_images else None
-    num_known = 0 if one_row is None else int(one_row.sum())
+    # As many in every row; where there are no images, (N,) still tells how many.
+    num_known = int(known_mask(known, None, num_positions)[:1].sum())
     check_group_sizes(group_sizes, num_positions - num_known)
     order = find_order(config.kind)
     own_sizes = own_group_sizes(config.kind, grid, known)

@@ -13,7 +13,7 @@ from lpd.options import Flat
 from lpd.orders.files import OrderFile, load_orders
 from lpd.orders.group_sizes import GroupSizeOptions, GroupSizes
 from lpd.orders.locality import LocalityConfig
-from lpd.orders.plan import DecodePlan, Grid
+from lpd.orders.plan import DecodePlan, Grid, known_mask
 from lpd.orders.registry import (
     LOCALITY_NAME,
     OrderConfig,
@@ -71,11 +71,7 @@ class PlanSource:
         """
         if self.order_file is None:
             return make_plan(self.order, self.grid, self.group_sizes, seed, image_indices, known)
-        if known is not None and known.any():
-            raise InputError(
-                f"the orders of {self.order_file.path} are for images of which nothing is known; "
-                "leave the order file out"
-            )
+        _check_nothing_known(self.order_file.path, known)
         return self.order_file.plan(self.group_sizes, image_indices)
 
 
@@ -101,8 +97,8 @@ def choose_group_sizes(
     own_sizes = own_group_sizes(order, grid, known)
     if own_sizes is not None:
         return own_sizes
-    num_known = 0 if known is None else int(np.atleast_2d(known)[0].sum())
-    return options.choose(grid[0] * grid[1] - num_known, generation_steps)
+    unknown = ~known_mask(known, None, grid[0] * grid[1])  # (B, N)
+    return options.choose(int(unknown[0].sum()), generation_steps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +136,8 @@ class OrderOptions:
             InputError: order, sizes, number of passes or the file do not fit.
         """
         _check_order_file(lpd_order_file, (self.order,))
+        if lpd_order_file is not None:
+            _check_nothing_known(lpd_order_file, known)
         return PlanSource(
             order=OrderConfig(kind=self.order, locality=self.locality),
             grid=grid,
@@ -204,6 +202,14 @@ def _check_order_file(lpd_order_file: Path | None, orders: tuple[str, ...]) -> N
         raise InputError(
             f"lpd_order_file {lpd_order_file} is for the order {LOCALITY_NAME}, but the orders are "
             f"{', '.join(orders)}; leave one of the two out"
+        )
+
+
+def _check_nothing_known(lpd_order_file: Path, known: npt.NDArray[np.bool_] | None) -> None:
+    if known is not None and known.any():
+        raise InputError(
+            f"the orders of {lpd_order_file} are for images of which nothing is known; "
+            "leave the order file out"
         )
 
 

@@ -148,7 +148,7 @@ class Sampler:
         """
         model, config = self.model, inputs.config
         context = model.prefix(inputs.condition)  # (B or 2B, P, D)
-        cache = self._empty_cache(len(inputs.condition))
+        cache = self._empty_cache(guided=inputs.guided)
         if inputs.known.shape[1]:
             # The prefix does not see tokens, so it goes first; what is known is one group.
             model.prefill(context, cache)
@@ -174,11 +174,11 @@ class Sampler:
             tokens, positions = _double(tokens), _double(positions)
         return self.model.token_context(tokens, positions)
 
-    def _empty_cache(self, num_rows: int) -> KVCache:
-        if self._cache is None or self._cache.batch_size < num_rows:
-            # Guidance runs every image twice, with and without its condition.
-            twice = 2 if num_rows > self.batch_size else 1
-            self._cache = self.model.make_cache(max(num_rows, twice * self.batch_size), self.dtype)
+    def _empty_cache(self, *, guided: bool) -> KVCache:
+        # Guidance runs every image twice, with and without its condition.
+        rows = 2 * self.batch_size if guided else self.batch_size
+        if self._cache is None or self._cache.batch_size < rows:
+            self._cache = self.model.make_cache(rows, self.dtype)
         self._cache.reset()
         return self._cache
 

@@ -34,8 +34,8 @@ class TrainConfig:
     use_cached: bool = True
     """Accepted for published command lines: training always reads cached codes."""
     resume: Path | None = None
-    """Accepted for published command lines, where it is --output_dir: that is gone on with by
-    itself."""
+    """Accepted for published command lines, where it is --output_dir; a training found there is
+    always continued."""
     pretrained_ckpt: Path | None = None
     """Weights to start from; position embeddings of another resolution are interpolated."""
     epochs: int = 450

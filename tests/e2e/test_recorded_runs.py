@@ -1,4 +1,4 @@
-"""Runs that commit a1c7edb began are gone on with: nobody's folder is orphaned.
+"""Runs that commit a1c7edb began are continued: nobody's folder is orphaned.
 
 The runs are in tests/data/recorded_a1c7edb, whose record.py made them and says what is where; its
 commands are given to today's programs, on a copy. What is asserted is what is kept, what is made,

@@ -35,7 +35,7 @@ def test_a_line_for_every_setting(
             assert ratio == pytest.approx(twin / milliseconds, rel=0.1, abs=0.5)
     for label in ("raster", "random", "Halton", "PAR 4x", "PAR 16x", "NAR", "ZipAR, window 4"):
         assert re.search(rf"  {label} \d\S+ ms", others)
-    assert re.search(r"this process \d+ MiB, the largest worker \d+ MiB", memory)
+    assert re.search(r"peak memory: [1-9]\d* MiB", memory)
 
 
 def test_it_stops_when_generator_and_twin_differ(monkeypatch: pytest.MonkeyPatch) -> None:

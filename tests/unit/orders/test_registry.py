@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from lpd.options import from_flat
 from lpd.orders import registry
-from lpd.orders.kinds import Order
+from lpd.orders.group_sizes import GroupSizeOptions
+from lpd.orders.kinds import Order, OrderFamily
 from lpd.orders.locality import LocalityConfig, locality_aware_order
 from lpd.orders.locality_batched import draw_priorities
 from lpd.orders.plan import DecodePlan
@@ -54,6 +55,32 @@ def test_an_entry_is_found_everywhere(
     assert re.search(r"  the last cell first \d", capsys.readouterr().out)
     with pytest.raises(ValueError, match=r"choose from .*zipar_WINDOW, backwards"):
         OrderConfig(kind="spiral")
+
+
+def test_a_family_of_orders_in_any_number_of_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def rolled(shift: int) -> Order:
+        return Order(
+            name=f"rolled_{shift}",
+            label=f"rolled by {shift}",
+            make=lambda task: task.without_known(np.roll(np.arange(task.num_positions), shift)),
+        )
+
+    family = OrderFamily(
+        name="rolled_SHIFT",
+        member=rolled,
+        examples=lambda grid: (grid[1],),
+        has_own_passes=False,
+    )
+    monkeypatch.setattr(registry, "ORDERS", [family, *registry.ORDERS])
+    assert free_order_names() == ["rolled_SHIFT", "raster", "random", "halton", "lpd"]
+    assert registry.order_help().startswith("rolled_SHIFT, raster")
+    assert examples((2, 2))[0] == "rolled_2"
+    sizes = GroupSizeOptions(group_sizes="1,3")
+    (source,) = SweepOptions(order=("rolled_1",), sizes=sizes).sources((2, 2))
+    assert source.plan(0, np.arange(1)).orders.tolist() == [[3, 0, 1, 2]]
+    known = np.array([True, False, False, False])
+    rest = OrderOptions(order="rolled_1", generation_steps=2).source((2, 2), known=known)
+    assert rest.plan(0, np.arange(1), known).orders.tolist() == [[3, 1, 2]]
 
 
 def test_help_names_it() -> None:
@@ -106,6 +133,26 @@ def test_every_free_order_decodes_the_rest(data: st.DataObject, kind: str) -> No
                 grid, sizes, priorities, LocalityConfig(), np.flatnonzero(mask).tolist()
             )
             assert order.tolist() == twin.tolist()
+
+
+@given(data=st.data(), kind=st.sampled_from(["par_4x", "nar", "zipar_1", "zipar_3"]))
+def test_every_order_with_own_passes_decodes_the_rest(data: st.DataObject, kind: str) -> None:
+    grid, config, images = (4, 6), OrderConfig(kind=kind), np.arange(3)
+    cells = data.draw(st.sets(st.integers(0, 23), max_size=23))
+    known = np.isin(np.arange(24), list(cells))
+    sizes = own_group_sizes(kind, grid, known)
+    assert sizes is not None
+    plan = make_plan(config, grid, sizes, 0, images, known)
+    whole_sizes = own_group_sizes(kind, grid)
+    assert whole_sizes is not None
+    whole = make_plan(config, grid, whole_sizes, 0, images)
+    for row, full in zip(plan.orders.tolist(), whole.orders.tolist(), strict=True):
+        assert row == [p for p in full if p not in cells]
+    # What was decoded together still is, pass after pass, without the passes that are empty.
+    passes = whole.pass_of_cell[:, ~known]  # (3, M)
+    ranks = np.unique(passes, return_inverse=True)[1].reshape(passes.shape)
+    np.testing.assert_array_equal(plan.pass_of_cell[:, ~known], ranks)
+    assert (plan.pass_of_cell[:, known] == -1).all()
 
 
 def test_orders_with_own_passes_leave_out_what_is_known() -> None:
