@@ -1,4 +1,4 @@
-"""environment_setup.sh and scripts/environment.sh, with a stand-in for Python: no downloads."""
+"""environment_setup.sh and the scripts that call it, with a stand-in for Python: no downloads."""
 
 import os
 import shutil
@@ -36,6 +36,7 @@ class Checkout:
             "environment_setup.sh",
             "scripts/environment.sh",
             "scripts/python.sh",
+            "scripts/test.sh",
             "pyproject.toml",
         ):
             shutil.copy(ROOT / name, path / name)
@@ -132,3 +133,15 @@ def test_a_failed_set_up_ends_the_script(checkout: Checkout) -> None:
     assert result.returncode == 2
     assert "Python 3.11 or newer is needed" in result.stderr
     assert "went on" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "of_pytest"),
+    [("", ""), ("-x tests/unit", " -x tests/unit"), ("--quick -x", " -m not slow -x")],
+)
+def test_the_inner_loop_leaves_out_slow_tests(
+    checkout: Checkout, arguments: str, of_pytest: str
+) -> None:
+    result = checkout.run(f"bash scripts/test.sh {arguments}")
+    assert result.returncode == 0, result.stderr
+    assert checkout.notes.read_text().splitlines()[-1] == f"-m pytest{of_pytest}"
