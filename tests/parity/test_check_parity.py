@@ -27,6 +27,7 @@ def check(monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_all_vectors_agree(
     check: Callable[..., object], capsys: pytest.CaptureFixture[str]

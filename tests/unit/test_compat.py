@@ -15,6 +15,7 @@ def in_a_new_python(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_torchvision_imports_after_lpd_and_its_transforms_work() -> None:
     in_a_new_python(
         "import lpd, torchvision, timm, torch_fidelity, torch\n"

@@ -122,7 +122,12 @@ class TestNumbers:
         assert capsys.readouterr().out.count("no --reference") == 1
 
     def test_a_classifier_of_other_classes_gives_no_accuracy(self, make_config, tmp_path):
-        config = ClassifierConfig(architecture="resnet10t", num_classes=4, image_size=16)
+        config = ClassifierConfig(
+            architecture="resnet10t",
+            num_classes=4,
+            image_size=16,
+            model_args={"channels": [8, 8, 8, 16], "stem_width": 8},
+        )
         Classifier(config).save(tmp_path / "four")
         (result,) = run_evaluation(
             make_config(

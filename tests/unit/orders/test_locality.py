@@ -266,6 +266,7 @@ def group_statistics(
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STATISTICS)
 def test_published_statistics(name: str) -> None:
     expected = STATISTICS[name]

@@ -200,6 +200,7 @@ def test_as_many_workers_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == [1, 2, 3]
 
 
+@pytest.mark.slow
 # Ctrl-C in a terminal reaches the whole group; a scheduler may tell the main process alone.
 @pytest.mark.parametrize(("number", "to_group"), [(signal.SIGINT, True), (signal.SIGTERM, False)])
 def test_interrupted_it_leaves_nothing(

@@ -58,6 +58,7 @@ def exported(config: TrainConfig) -> dict[str, torch.Tensor]:
     return load_model(config.output_dir / "model", torch.device("cpu")).state_dict()
 
 
+@pytest.mark.slow
 def test_it_learns_what_the_class_tells(config: TrainConfig) -> None:
     config = dataclasses.replace(config, epochs=30, lr=1e-2, proj_dropout=0.0)
     assert Trainer(TrainingSetup(config, World())).train()
