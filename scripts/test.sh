@@ -3,8 +3,8 @@
 #
 #   bash scripts/test.sh [--quick] [PYTEST ARGUMENTS...]
 #
-# --quick is the inner loop, under a minute: it leaves out the tests marked slow, which are those
-# that start programs with torch, train, or otherwise take over 1.5 seconds. Without it all run.
+# --quick is the inner loop, under a minute on two cores: it leaves out the tests marked slow, those
+# that start whole programs, train for long, or otherwise take a second or more. Without it all run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh

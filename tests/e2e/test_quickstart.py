@@ -36,7 +36,11 @@ def start(output_dir: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},  # where this checkout is not installed
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),  # this checkout may not be the one that is installed
+            "OMP_NUM_THREADS": "1",  # tiny tensors: more threads only wait for each other
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -98,6 +98,7 @@ def test_memory_that_was_not_measured_is_a_dash() -> None:
     assert dataclasses.replace(stage, peak_memory_mib=12.6).memory_text == "13"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("numbers", "to_group"),
     [

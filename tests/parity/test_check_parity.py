@@ -39,6 +39,7 @@ def test_all_vectors_agree(
         assert what in text
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize(
     ("name", "key", "change"),

@@ -230,6 +230,7 @@ def test_frames() -> None:
     np.testing.assert_array_equal(full, animation.PASS_COLOURS(passes / 3)[..., :3])
 
 
+@pytest.mark.slow
 def test_picture_and_animation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figure, gif = tmp_path / "new" / "folder" / "a.png", tmp_path / "other" / "a.gif"
     flags = "--img_size 64 --generation_steps 4 --num_orders 3 --others raster nar --passes 1 3"

@@ -76,6 +76,7 @@ def run_two(run_main, tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_numbers_of_one(flags, run_main, run_two, tmp_path):
     run_main(*flags, "--output_dir", tmp_path / "one")
     codes, outputs = run_two(*flags, "--output_dir", tmp_path / "two")

@@ -118,6 +118,7 @@ def test_each_loss_moves_its_own_side() -> None:
     assert code_grad is None
 
 
+@pytest.mark.slow
 def test_it_learns_to_reconstruct(vqgan: VQGAN) -> None:
     torch.manual_seed(1)
     images = F.interpolate(torch.rand(4, 3, 2, 2) * 2 - 1, scale_factor=4.0)  # (4, 3, 8, 8)
