@@ -1,6 +1,11 @@
 """Fixtures shared by the tests."""
 
+import functools
+import multiprocessing
+import os
 import re
+import socket
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,6 +35,44 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
         return " ".join(re.sub("[\u2500-\u257f]", " ", capsys.readouterr().err).split())
 
     return said
+
+
+@pytest.fixture
+def in_two_processes(
+    tmp_path: Path,
+) -> Callable[..., tuple[list[int | None], list[str]]]:
+    """Runs a function in a group of two: forks, which need not import torch again, told who they
+    are as torchrun tells them. Gives exit codes and output, by rank."""
+
+    def one_of_two(function: Callable[..., object], rank: int, port: int, output: Path) -> None:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        with output.open("w", buffering=1) as file:
+            sys.stdout = sys.stderr = file
+            function()
+
+    def run(
+        function: Callable[..., object], *arguments: object
+    ) -> tuple[list[int | None], list[str]]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        outputs = [tmp_path / f"output_{rank}.txt" for rank in range(2)]
+        context = multiprocessing.get_context("fork")
+        call = functools.partial(function, *arguments)
+        processes = [
+            context.Process(target=one_of_two, args=(call, rank, port, output))
+            for rank, output in enumerate(outputs)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+            process.kill()  # where it hangs, so that the test ends
+            process.join()
+        return [process.exitcode for process in processes], [file.read_text() for file in outputs]
+
+    return run
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,12 +5,8 @@ one, told who they are as torchrun tells them: they see the small shards, need n
 again, and meet through Gloo like any others.
 """
 
-import contextlib
-import multiprocessing
-import os
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -71,46 +67,8 @@ def main_cache(*flags: object) -> object:
     return 0
 
 
-def main_cache_of_a_group(rank: int, port: int, output: Path, flags: list[object]) -> None:
-    """Run the program as one of two processes; what it prints goes to ``output``."""
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    with (
-        output.open("w", buffering=1) as file,
-        contextlib.redirect_stdout(file),
-        contextlib.redirect_stderr(file),
-    ):
-        code = main_cache(*flags)
-        assert isinstance(code, int)
-        sys.exit(code)
-
-
-@pytest.fixture
-def in_two_processes(tmp_path: Path) -> Callable[..., tuple[list[int | None], list[str]]]:
-    """Runs the program in a group of two; gives exit codes and output, by rank."""
-
-    def run(*flags: object) -> tuple[list[int | None], list[str]]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        outputs = [tmp_path / f"output_{rank}.txt" for rank in range(2)]
-        context = multiprocessing.get_context("fork")
-        processes = [
-            context.Process(
-                target=main_cache_of_a_group, args=(rank, port, outputs[rank], list(flags))
-            )
-            for rank in range(2)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(120)
-            process.kill()  # where it hangs, so that the test ends
-            process.join()
-        codes = [process.exitcode for process in processes]
-        return codes, [output.read_text() for output in outputs]
-
-    return run
+def end_with_its_exit_code(*flags: object) -> None:
+    sys.exit(main_cache(*flags))
 
 
 def content(path: Path) -> dict[str, bytes]:
@@ -125,7 +83,9 @@ def test_two_processes_give_the_bytes_of_one(
 ) -> None:
     assert main_cache(*flags, "--cached_path", tmp_path / "one") == 0
     assert capsys.readouterr().out.count("cached 18 images") == 1
-    codes, outputs = in_two_processes(*flags, "--cached_path", tmp_path / "two")
+    codes, outputs = in_two_processes(
+        end_with_its_exit_code, *flags, "--cached_path", tmp_path / "two"
+    )
     assert codes == [0, 0], outputs
     assert [output.count("cached 18 images") for output in outputs] == [1, 0]
     one = content(tmp_path / "one")
@@ -142,7 +102,7 @@ def test_an_unreadable_image_of_one_process_ends_both(
     whole = (images / "train" / "class0" / "12.png").read_bytes()  # row 6: shard 1, the other's
     (images / "train" / "class0" / "12.png").write_bytes(whole[:30])
     cached_path = tmp_path / "cache"
-    codes, outputs = in_two_processes(*flags, "--cached_path", cached_path)
+    codes, outputs = in_two_processes(end_with_its_exit_code, *flags, "--cached_path", cached_path)
     assert codes == [2, 2], outputs
     for output in outputs:
         assert "class0/12.png" in output.splitlines()[-1]
@@ -151,7 +111,10 @@ def test_an_unreadable_image_of_one_process_ends_both(
     assert sorted(content(cached_path)) == [SHARDS[0], SHARDS[2], *INDEX]
     kept = content(cached_path)
     (images / "train" / "class0" / "12.png").write_bytes(whole)
-    assert in_two_processes(*flags, "--cached_path", cached_path)[0] == [0, 0]
+    assert in_two_processes(end_with_its_exit_code, *flags, "--cached_path", cached_path)[0] == [
+        0,
+        0,
+    ]
     assert sorted(content(cached_path)) == [*SHARDS, *INDEX]
     assert kept.items() <= content(cached_path).items()
 

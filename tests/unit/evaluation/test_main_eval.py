@@ -1,11 +1,9 @@
 """main_eval.py as users start it: alone, in two processes, with wrong flags."""
 
 import json
-import multiprocessing
 import os
 import runpy
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -43,43 +41,10 @@ def run_main(monkeypatch):
         signal.signal(number, handler)
 
 
-@pytest.fixture
-def run_two(run_main, tmp_path):
-    """Runs the program in a group of two: forks, which need not import torch again, told who they
-    are as torchrun tells them. Gives exit codes and output, by rank."""
-
-    def one_of_two(rank, port, output, arguments):
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        with output.open("w", buffering=1) as file:
-            sys.stdout = sys.stderr = file
-            run_main(*arguments)
-
-    def run(*arguments):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        outputs = [tmp_path / f"output_{rank}.txt" for rank in range(2)]
-        context = multiprocessing.get_context("fork")
-        processes = [
-            context.Process(target=one_of_two, args=(rank, port, output, arguments))
-            for rank, output in enumerate(outputs)
-        ]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join(120)
-            process.kill()  # where it hangs, so that the test ends
-            process.join()
-        return [process.exitcode for process in processes], [file.read_text() for file in outputs]
-
-    return run
-
-
 @pytest.mark.slow
-def test_two_processes_give_the_numbers_of_one(flags, run_main, run_two, tmp_path):
+def test_two_processes_give_the_numbers_of_one(flags, run_main, in_two_processes, tmp_path):
     run_main(*flags, "--output_dir", tmp_path / "one")
-    codes, outputs = run_two(*flags, "--output_dir", tmp_path / "two")
+    codes, outputs = in_two_processes(run_main, *flags, "--output_dir", tmp_path / "two")
     assert codes == [0, 0], outputs
     assert [output.count("FID") for output in outputs] == [1, 0]  # rank 0 alone reports
     one, both = (
@@ -93,9 +58,9 @@ def test_two_processes_give_the_numbers_of_one(flags, run_main, run_two, tmp_pat
                 assert b[name] == pytest.approx(a[name], rel=1e-4, abs=1e-6), (order, steps, name)
 
 
-def test_a_mistake_of_two_processes_ends_both(flags, run_two, tmp_path):
+def test_a_mistake_of_two_processes_ends_both(flags, run_main, in_two_processes, tmp_path):
     mistaken = [*flags, "--reference", tmp_path / "absent.npz"]
-    codes, outputs = run_two(*mistaken, "--output_dir", tmp_path / "out")
+    codes, outputs = in_two_processes(run_main, *mistaken, "--output_dir", tmp_path / "out")
     assert codes == [2, 2]
     assert all("no reference at" in output for output in outputs)
 
