@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
@@ -86,7 +87,7 @@ def save_checkpoint(
     Args:
         folder: where checkpoints go; the new one is ``folder/step_XXXXXXXX``.
         progress: where the training stands.
-        parts: what is saved, by name.
+        parts: what is saved, by names without dots.
         world: the run's processes.
 
     Returns:
@@ -164,10 +165,18 @@ def _hash_files(folder: Path, names: list[str], world: World) -> dict[str, str]:
 
 
 def load_checkpoint(checkpoint: Path, parts: Mapping[str, Stateful], world: World) -> None:
-    """Load a verified checkpoint into the parts that were saved; all processes call this
-    together."""
+    """Load a verified checkpoint into the parts that it holds; all processes call this together.
+
+    A part younger than the checkpoint stays as it is.
+    """
+    names = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    held = {name.partition(".")[0] for name in names}
     with _no_warning_of_being_alone():
-        load(dict(parts), checkpoint_id=checkpoint, no_dist=world.size == 1)
+        load(
+            {name: part for name, part in parts.items() if name in held},
+            checkpoint_id=checkpoint,
+            no_dist=world.size == 1,
+        )
 
 
 @contextlib.contextmanager

@@ -76,6 +76,21 @@ def trained(seed: int = 0) -> dict[str, Stateful]:
     return training.parts
 
 
+def test_a_part_younger_than_a_checkpoint_stays_as_it_is(tmp_path: Path) -> None:
+    older = Training(0)
+    older.train(3)
+    parts = {name: part for name, part in older.parts.items() if name != "mean"}
+    folder = save_checkpoint(tmp_path, Progress(3, {}), parts, World())
+    resumed = Training(1)
+    resumed.train(1)
+    means = {name: mean.clone() for name, mean in resumed.mean.means.items()}
+    load_checkpoint(folder, resumed.parts, World())
+    assert torch.equal(resumed.module.weight, older.module.weight)
+    assert resumed.mean.steps == 1
+    for name, mean in means.items():
+        assert torch.equal(resumed.mean.means[name], mean)
+
+
 @pytest.mark.parametrize("steps_of_other", [0, 2], ids=["fresh", "trained otherwise"])
 def test_every_part_goes_on_as_if_never_interrupted(tmp_path: Path, steps_of_other: int) -> None:
     straight = Training(0)
