@@ -24,6 +24,8 @@ from lpd.files import atomic_path, read_json, write_json
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+YOUNGER = "younger"
+"""Metadata of a configuration's field that earlier versions did not have."""
 
 # Keys under which training scripts of the field put the state dict, and wrappers' key prefixes.
 _WRAPPING_KEYS = ("model", "state_dict")
@@ -129,9 +131,15 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
 def save_pretrained(folder: Path, module: nn.Module, config: Any) -> None:
     """Write ``module`` and its ``config`` dataclass as ``model.safetensors`` and ``config.json``.
 
-    The weights come last, so a folder that holds them is complete.
+    The weights come last, so a folder that holds them is complete. A field that is marked with
+    ``YOUNGER`` is left out while it has its default, so that what does not need it can be read by
+    versions that do not know it.
     """
-    write_json(folder / CONFIG_NAME, dataclasses.asdict(config))
+    values = dataclasses.asdict(config)
+    for field in dataclasses.fields(config):
+        if field.metadata.get(YOUNGER) and values[field.name] == field.default:
+            del values[field.name]
+    write_json(folder / CONFIG_NAME, values)
     state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
     with atomic_path(folder / WEIGHTS_NAME) as temporary:
         safetensors.torch.save_file(state, temporary)

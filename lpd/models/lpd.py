@@ -4,7 +4,7 @@ B images, N positions, P prefix rows (one for a class), V codebook size, D width
 raster positions 0..N-1; places are positions in generation order.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from lpd.errors import InputError
 from lpd.models.conditioning import make_conditioning
 from lpd.models.kv_cache import KVCache
 from lpd.models.layers import LAYER_NORM_EPS, Attend, Block, init_weights, lookup
+from lpd.weights import YOUNGER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class LPDConfig:
     """Dropout after the attention's projection and in the MLP."""
     tokenizer_sha256: str | None = None
     """Of the weight file of the tokenizer whose codes are modelled; None where it is not known."""
-    conditioning: str = "class"
+    conditioning: str = field(default="class", metadata={YOUNGER: True})
     """What images are conditioned on: a kind of :mod:`lpd.models.conditioning`."""
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
 """What an image is conditioned on, as prefix rows: classes, and a kind that a test adds."""
 
 import dataclasses
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,10 +17,12 @@ from lpd.models.lpd import LPD, LPDConfig
 from lpd.models.visibility import Visibility, dense_attention, sparse_attention
 from lpd.orders.registry import OrderConfig, make_plan
 from lpd.orders.request import PlanSource
+from lpd.pretrained import load_model
 from lpd.randomness import token_uniforms
 from lpd.sampling.config import SamplingConfig
 from lpd.sampling.sampler import Sampler
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
+from lpd.weights import save_pretrained
 
 CPU = torch.device("cpu")
 
@@ -123,6 +126,21 @@ def test_guidance_takes_the_kinds_own_null(model: LPD) -> None:
     guided = sampler(NUMBERS, plan, uniforms, zero)
     assert torch.equal(guided, sampler(null, plan, uniforms, SamplingConfig()))
     assert not torch.equal(guided, sampler(NUMBERS, plan, uniforms, SamplingConfig()))
+
+
+def test_only_another_kind_is_written_into_the_configuration(
+    model: LPD, tiny_model: LPD, tmp_path: Path
+) -> None:
+    # Models of classes are read by versions that know of nothing else.
+    save_pretrained(tmp_path / "class", tiny_model, tiny_model.config)
+    assert json.loads((tmp_path / "class" / "config.json").read_text()).keys() == {
+        *("depth", "dim", "num_heads", "img_size", "stride", "vocab_size", "num_classes"),
+        *("mlp_ratio", "proj_dropout", "tokenizer_sha256"),
+    }
+    save_pretrained(tmp_path / "digits", model, model.config)
+    loaded = load_model(tmp_path / "digits", CPU)
+    assert loaded.config == model.config
+    assert torch.equal(loaded.prefix(NUMBERS), model.prefix(NUMBERS))
 
 
 def test_an_unknown_kind_is_refused(tiny_config: LPDConfig) -> None:
