@@ -98,10 +98,8 @@ class LPDPipeline:
         Args:
             labels: a class for each image; None for no class.
             seed: names the run's random numbers.
-            options: those of main_eval.py by the same names: ``order``, ``generation_steps``,
-                ``group_size_schedule``, ``group_sizes``, ``proximity_threshold``,
-                ``repulsion_threshold``, ``lpd_order_file``, ``cfg``, ``cfg_schedule``,
-                ``temperature``, ``top_k``, ``top_p``. ``inspect.signature`` tells their defaults.
+            options: those of :class:`PipelineOptions`, which are main_eval.py's by the same names;
+                ``help(LPDPipeline)`` shows them with their defaults.
 
         Raises:
             InputError: a label, order, number of steps or sampling setting out of range.

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from lpd.errors import InputError
 from lpd.files import atomic_path, read_json, write_json
+from lpd.options import defaults
 from lpd.provenance import Origin, missing
 
 FORMAT_VERSION = 1
@@ -103,7 +104,8 @@ class CacheWriter:
         remedy = f"remove {self.path} to make it anew, or give another --cached_path"
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"{self.path} is not a folder; give another --cached_path")
-        if not Origin(values=self.index.meta()).check_file(self.path / META_NAME, remedy=remedy):
+        origin = Origin(values=self.index.meta(), defaults=defaults(CacheIndex))
+        if not origin.check_file(self.path / META_NAME, remedy=remedy):
             if any(self.path.glob("codes_*.npy")):
                 raise InputError(f"{self.path} holds codes but no {META_NAME}; {remedy}")
             return

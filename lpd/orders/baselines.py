@@ -34,6 +34,7 @@ def random_order(seed: int, image: int, num_positions: int) -> npt.NDArray[np.in
     return generator(Stream.ORDER, seed, image).permutation(num_positions).astype(np.int64)
 
 
+@functools.lru_cache(maxsize=8)  # every batch asks for the same
 def halton_order(grid: Grid) -> npt.NDArray[np.int64]:
     """Cells in the order in which a Halton sequence first hits them, so that the cells of a pass
     are spread out, and so is everything known: Besnier et al., "Halton Scheduler for Masked
@@ -61,7 +62,9 @@ def halton_order(grid: Grid) -> npt.NDArray[np.int64]:
         hits = np.concatenate([hits, row * columns + column])
         _, first_hits = np.unique(hits, return_index=True)
         if len(first_hits) == rows * columns:
-            return hits[np.sort(first_hits)]
+            order = hits[np.sort(first_hits)]
+            order.flags.writeable = False  # it is everyone's
+            return order
 
 
 def par_passes(grid: Grid, regions: int) -> npt.NDArray[np.int64]:

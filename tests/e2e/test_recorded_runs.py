@@ -222,6 +222,18 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(
     assert "complete already" in capsys.readouterr().out
 
 
+def test_a_setting_younger_than_an_evaluation_counts_as_its_default() -> None:
+    record = Path("evaluation/settings.json")
+    whole = json.loads(record.read_text())
+    assert whole["group_size_schedule"] == "cosine"
+    older = {name: value for name, value in whole.items() if name != "group_size_schedule"}
+    record.write_text(json.dumps(older))
+    assert run("evaluation", "--group_size_schedule", "linear") == 2
+    assert json.loads(record.read_text()) == older
+    assert run("evaluation") == 0
+    assert json.loads(record.read_text()) == whole
+
+
 def test_an_interrupted_evaluation_makes_what_is_missing() -> None:
     before = files("evaluation")
     assert "evaluation/raster_4/metrics.json" not in before
