@@ -92,7 +92,7 @@ class ImageGenerator:
         """Where images are generated."""
         return self.tokenizer.device
 
-    def generate(
+    def prepare(
         self,
         labels: Labels,
         plan: DecodePlan,
@@ -101,8 +101,10 @@ class ImageGenerator:
         image_indices: npt.NDArray[np.int64],
         sampling: SamplingConfig,
         known_codes: npt.NDArray[np.integer] | None = None,
-    ) -> Generated:
-        """Generate a batch of up to ``batch_size`` images.
+    ) -> DecodeInputs:
+        """The host's work for a batch of up to ``batch_size`` images: check, draw, upload.
+
+        It may be done in another thread, while the device runs the batch before.
 
         Args:
             labels: what the B images are to show.
@@ -115,9 +117,44 @@ class ImageGenerator:
         Raises:
             InputError: a label or code the model does not know, or a plan that does not fit.
         """
-        condition = self.model.conditioning.encode(labels)
-        return self._generated(
-            self._upload(condition, plan, seed, image_indices, sampling, known_codes)
+        uniforms = token_uniforms(seed, image_indices, plan.num_positions)  # (B, N)
+        return self._sampler.upload(
+            self.model.conditioning.encode(labels),
+            plan,
+            torch.from_numpy(uniforms[:, plan.num_known :]),
+            sampling,
+            None if known_codes is None else torch.from_numpy(known_codes.astype(np.int64)),
+        )
+
+    def run(self, inputs: DecodeInputs) -> Generated:
+        """The device's work for a batch: all passes, then the tokenizer's decoder.
+
+        On CUDA it returns before the work is done.
+        """
+        with torch.inference_mode(), self._autocast():
+            codes = self._sampler.decode(inputs)
+        return Generated(codes=codes, images=self._images(codes))
+
+    def generate(
+        self,
+        labels: Labels,
+        plan: DecodePlan,
+        *,
+        seed: int,
+        image_indices: npt.NDArray[np.int64],
+        sampling: SamplingConfig,
+        known_codes: npt.NDArray[np.integer] | None = None,
+    ) -> Generated:
+        """Generate a batch: :meth:`prepare`, then :meth:`run`."""
+        return self.run(
+            self.prepare(
+                labels,
+                plan,
+                seed=seed,
+                image_indices=image_indices,
+                sampling=sampling,
+                known_codes=known_codes,
+            )
         )
 
     def passes(
@@ -137,9 +174,15 @@ class ImageGenerator:
         Raises:
             InputError: as :meth:`generate`, at once.
         """
-        condition = self.model.conditioning.encode(labels)
         return self._previews(
-            self._upload(condition, plan, seed, image_indices, sampling, known_codes)
+            self.prepare(
+                labels,
+                plan,
+                seed=seed,
+                image_indices=image_indices,
+                sampling=sampling,
+                known_codes=known_codes,
+            )
         )
 
     def _previews(self, inputs: DecodeInputs) -> Iterator[Preview]:
@@ -174,15 +217,17 @@ class ImageGenerator:
         Raises:
             InputError: as :meth:`generate`; for a label at once.
         """
-        condition = self.model.conditioning.encode(labels)  # (n, ...)
-        indices = np.arange(len(condition)) if image_indices is None else image_indices
+        self.model.conditioning.encode(labels)  # a wrong label is named at once
+        indices = np.arange(len(labels)) if image_indices is None else image_indices
         return (
-            self._generated(
-                self._upload(
-                    condition[rows], source.plan(seed, indices[rows]), seed, indices[rows], sampling
-                )
+            self.generate(
+                labels[rows],
+                source.plan(seed, indices[rows]),
+                seed=seed,
+                image_indices=indices[rows],
+                sampling=sampling,
             )
-            for rows in slices(len(condition), self.batch_size)
+            for rows in slices(len(labels), self.batch_size)
         )
 
     def decode(self, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
@@ -197,29 +242,6 @@ class ImageGenerator:
         """Wait until the device has done what it was asked to."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-    def _upload(
-        self,
-        condition: Tensor,
-        plan: DecodePlan,
-        seed: int,
-        image_indices: npt.NDArray[np.int64],
-        sampling: SamplingConfig,
-        known_codes: npt.NDArray[np.integer] | None = None,
-    ) -> DecodeInputs:
-        uniforms = token_uniforms(seed, image_indices, plan.num_positions)  # (B, N)
-        return self._sampler.upload(
-            condition,
-            plan,
-            torch.from_numpy(uniforms[:, plan.num_known :]),
-            sampling,
-            None if known_codes is None else torch.from_numpy(known_codes.astype(np.int64)),
-        )
-
-    def _generated(self, inputs: DecodeInputs) -> Generated:
-        with torch.inference_mode(), self._autocast():
-            codes = self._sampler.decode(inputs)
-        return Generated(codes=codes, images=self._images(codes))
 
     def _images(self, codes: Tensor) -> Tensor:
         """(B, N) codes to (B, 3, H, W) uint8."""
