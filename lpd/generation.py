@@ -75,7 +75,7 @@ class ImageGenerator:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.bf16 = bf16
-        self._sampler = Sampler(model, batch_size, torch.bfloat16 if bf16 else None)
+        self._sampler = Sampler(model, batch_size, model.stack(torch.bfloat16 if bf16 else None))
 
     @property
     def num_classes(self) -> int:
@@ -131,7 +131,7 @@ class ImageGenerator:
 
         On CUDA it returns before the work is done.
         """
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode():
             codes = self._sampler.decode(inputs)
         return Generated(codes=codes, images=self._images(codes))
 
@@ -190,7 +190,7 @@ class ImageGenerator:
         known = torch.zeros_like(codes, dtype=torch.bool).scatter(1, inputs.known, True)
         decoded = self._sampler.passes(inputs)
         for _ in inputs.group_sizes:
-            with torch.inference_mode(), self._autocast():  # not while the caller has its turn
+            with torch.inference_mode():  # not while the caller has its turn
                 each = next(decoded)
                 codes = codes.scatter(1, each.positions, each.tokens)
                 known = known.scatter(1, each.positions, True)

@@ -4,7 +4,9 @@ B images, N positions, P prefix rows (one for a class), V codebook size, D width
 raster positions 0..N-1; places are positions in generation order.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,7 @@ from lpd.errors import InputError
 from lpd.models.conditioning import make_conditioning
 from lpd.models.kv_cache import KVCache
 from lpd.models.layers import LAYER_NORM_EPS, Attend, Block, init_weights, lookup
+from lpd.models.stack import DecodeStack
 from lpd.weights import YOUNGER
 
 
@@ -159,13 +162,25 @@ class LPD(nn.Module):
                 x = block(x, attend)
         return self.head(self.norm(x[:, -num_positions:]))  # (B, N, V)
 
-    def make_cache(self, batch_size: int, dtype: torch.dtype | None = None) -> KVCache:
-        """A KV cache for decoding up to ``batch_size`` sequences; by default in the weights'
+    def stack(
+        self, dtype: torch.dtype | None = None, kind: type[DecodeStack] = DecodeStack
+    ) -> DecodeStack:
+        """The blocks and the head as decoding runs them.
+
+        Args:
+            dtype: what is computed in; by default the weights'.
+            kind: which way.
+        """
+        blocks = cast(Iterable[Block], self.blocks)
+        return kind(blocks, self.norm, self.head, dtype or self.head.weight.dtype)
+
+    def make_cache(self, num_sequences: int, dtype: torch.dtype | None = None) -> KVCache:
+        """A KV cache for decoding up to ``num_sequences`` sequences; by default in the weights'
         dtype."""
         weight = self.head.weight
         return KVCache(
             num_layers=self.config.depth,
-            batch_size=batch_size,
+            num_sequences=num_sequences,
             num_heads=self.config.num_heads,
             num_rows=self.conditioning.num_rows + self.config.num_positions,
             head_dim=self.config.dim // self.config.num_heads,
@@ -181,33 +196,29 @@ class LPD(nn.Module):
         """Context rows of decoded tokens: (B, g) codes and raster positions -> (B, g, D)."""
         return self.z_proj_ln(self._token_rows(tokens, positions))
 
+    def query_rows(self, positions: Tensor) -> Tensor:
+        """Query rows that ask for tokens: (B, g) raster positions -> (B, g, D)."""
+        return self.z_proj_ln(self._query_rows(positions))
+
     def decode(self, context: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
         """One pass: take in new context rows, predict the tokens at some positions.
 
         Args:
             context: (B, c, D) rows of the tokens decoded by the pass before, or the prefix.
             positions: (B, g) raster positions to predict.
-            cache: what earlier passes left; advanced by c rows.
+            cache: what earlier passes left; advanced by c rows. Its dtype is what is computed in.
 
         Returns:
-            (B, g, V) logits.
+            (B, g, V) logits, float32.
         """
-        rows = self.z_proj_ln(self._query_rows(positions))  # (B, g, D)
-        x = self._pass(context, rows, cache)
-        return self.head(self.norm(x[:, context.shape[1] :]))  # (B, g, V)
+        stack = self.stack(cache.kv.dtype)
+        rows = torch.cat([context, self.query_rows(positions)], dim=1)  # (B, c + g, D)
+        return stack.logits(stack.run(rows, cache, context.shape[1]))  # (B, g, V)
 
     def prefill(self, context: Tensor, cache: KVCache) -> None:
         """Take in (B, c, D) context rows that see each other and what is in the cache, and predict
         nothing."""
-        self._pass(context, context[:, :0], cache)
-
-    def _pass(self, context: Tensor, queries: Tensor, cache: KVCache) -> Tensor:
-        num_context = context.shape[1]
-        x = torch.cat([context, queries], dim=1)  # (B, c + g, D)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, cache.attend(layer, num_context))
-        cache.advance(num_context)
-        return x
+        self.stack(cache.kv.dtype).run(context, cache, context.shape[1])
 
     def _token_rows(self, tokens: Tensor, positions: Tensor) -> Tensor:
         return self.token_emb(tokens) + lookup(self.pos_embed[0], positions + 1)  # (B, g, D)

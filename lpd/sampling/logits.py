@@ -6,6 +6,30 @@ B images, g tokens of a pass, V codebook size.
 import torch
 from torch import Tensor
 
+from lpd.sampling.config import SamplingConfig
+
+
+def choose(
+    logits: Tensor, scales: Tensor | None, uniforms: Tensor, config: SamplingConfig
+) -> Tensor:
+    """The tokens of a pass.
+
+    Args:
+        logits: (2B, g, V) with guidance, the conditional half first, else (B, g, V).
+        scales: (g,) guidance scales; None without guidance.
+        uniforms: (B, g) numbers in [0, 1).
+        config: temperature and filters.
+
+    Returns:
+        (B, g) tokens, int64.
+    """
+    if scales is not None:
+        logits = guide(logits, scales)  # (B, g, V)
+    if config.temperature != 1:
+        logits = logits / config.temperature
+    logits = keep_top_k(logits, config.top_k)
+    return draw(keep_top_p(logits, config.top_p), uniforms)
+
 
 def guide(logits: Tensor, scale: Tensor) -> Tensor:
     """Classifier-free guidance: uncond + s (cond - uncond).

@@ -7,25 +7,28 @@ tokens of a pass, V codebook size, D width.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from lpd.errors import InputError
 from lpd.models.kv_cache import KVCache
 from lpd.models.lpd import LPD
+from lpd.models.stack import DecodeStack
 from lpd.orders.group_sizes import GroupSizes
 from lpd.orders.plan import DecodePlan
 from lpd.sampling.config import SamplingConfig
 from lpd.sampling.guidance import guidance_scales
-from lpd.sampling.logits import draw, guide, keep_top_k, keep_top_p
+from lpd.sampling.logits import choose
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeInputs:
-    """All that decoding a batch needs, on the model's device."""
+    """All that decoding a batch needs. Its tensors are on the model's device; the rest decides what
+    is computed, so that two batches that share it run the very same operators."""
 
     condition: Tensor
-    """(B, ...) what the images are conditioned on; (2B, ...) with guidance, the null half last."""
+    """(B, ...) what the images are conditioned on."""
     orders: Tensor
     """(B, M) raster positions in generation order."""
     uniforms: Tensor
@@ -38,13 +41,18 @@ class DecodeInputs:
     """(B, N) in raster order: the known ones, and 0 where nothing is known."""
     group_sizes: GroupSizes
     """S sizes that sum to M."""
+    guided: tuple[bool, ...]
+    """(S,) which passes are guided: those of which a scale is not 1."""
     config: SamplingConfig
     """How tokens are drawn."""
 
+    def __len__(self) -> int:
+        return len(self.orders)
+
     @property
-    def guided(self) -> bool:
-        """Whether every image is run twice, with and without its condition."""
-        return len(self.condition) > len(self.orders)
+    def num_sequences(self) -> int:
+        """B, or 2B where a pass is guided: then every image is also run without its condition."""
+        return len(self) * (2 if any(self.guided) else 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +66,18 @@ class DecodedPass:
 
 
 class Sampler:
-    """Decodes batches of up to ``batch_size`` images with one model; keeps the KV cache of the
-    largest batch so far."""
+    """Decodes batches of up to ``batch_size`` images with one model."""
 
-    def __init__(self, model: LPD, batch_size: int, dtype: torch.dtype | None = None) -> None:
+    def __init__(self, model: LPD, batch_size: int, stack: DecodeStack | None = None) -> None:
         """Args:
         model: the transformer, in evaluation mode.
         batch_size: most images at a time.
-        dtype: of the KV cache: that of autocast where the sampler is called under it; by
-            default the weights'.
+        stack: how its blocks are run, and in what dtype; by default the readable way, in the
+            weights'.
         """
         self.model = model
         self.batch_size = batch_size
-        self.dtype = dtype
+        self.stack = stack or model.stack()
         self._cache: KVCache | None = None
 
     def __call__(
@@ -119,8 +126,6 @@ class Sampler:
         """
         self._check(condition, plan, uniforms, known_codes)
         num_positions, device = self.model.config.num_positions, self.model.head.weight.device
-        if config.cfg != 1:
-            condition = torch.cat([condition, self.model.conditioning.null(condition)])
         scales = guidance_scales(config.cfg, config.cfg_schedule, num_positions, plan.num_known)
         known = torch.from_numpy(plan.known).to(device)  # (B, K)
         codes = torch.zeros(len(plan), num_positions, dtype=torch.int64, device=device)  # (B, N)
@@ -134,54 +139,81 @@ class Sampler:
             known=known,
             codes=codes,
             group_sizes=plan.group_sizes,
+            guided=tuple(
+                bool((part != 1).any())
+                for part in np.split(scales, np.cumsum(plan.group_sizes)[:-1])
+            ),
             config=config,
         )
 
-    def decode(self, inputs: DecodeInputs) -> Tensor:
-        """All passes: (B, N) codes in raster order, int64."""
+    def decode(self, inputs: DecodeInputs, cache: KVCache | None = None) -> Tensor:
+        """All passes.
+
+        Args:
+            inputs: what :meth:`upload` gave.
+            cache: as :meth:`passes`.
+
+        Returns:
+            (B, N) codes in raster order, int64.
+        """
         codes = inputs.codes
-        for each in self.passes(inputs):
+        for each in self.passes(inputs, cache):
             codes = codes.scatter(1, each.positions, each.tokens)
         return codes
 
+    def make_cache(self, inputs: DecodeInputs) -> KVCache:
+        """A KV cache for decoding these."""
+        return self.model.make_cache(inputs.num_sequences, self.stack.dtype)
+
     @torch.inference_mode()
-    def passes(self, inputs: DecodeInputs) -> Iterator[DecodedPass]:
+    def passes(self, inputs: DecodeInputs, cache: KVCache | None = None) -> Iterator[DecodedPass]:
         """Decode pass by pass. A pass touches no host memory and waits for nothing.
 
-        Only one iteration at a time: all of a sampler's share its KV cache.
+        Args:
+            inputs: what :meth:`upload` gave.
+            cache: an empty one with room for the sequences. By default the sampler's own, which it
+                keeps and enlarges as needed: then only one iteration at a time.
         """
-        model, config = self.model, inputs.config
-        context = model.prefix(inputs.condition)  # (B or 2B, P, D)
-        cache = self._empty_cache(len(inputs.condition))
+        model, stack, num_images = self.model, self.stack, len(inputs)
+        if cache is None:
+            cache = self._own_cache(inputs)
+        doubled = any(inputs.guided)
+        condition = inputs.condition
+        if doubled:  # the null half last
+            condition = torch.cat([condition, model.conditioning.null(condition)])
+        context = model.prefix(condition)  # (B or 2B, P, D)
         if inputs.known.shape[1]:
             # The prefix does not see tokens, so it goes first; what is known is one group.
-            model.prefill(context, cache)
+            stack.run(context, cache, context.shape[1])
             tokens = inputs.codes.gather(1, inputs.known)  # (B, K)
-            context = self._context(tokens, inputs.known, inputs)  # (B or 2B, K, D)
+            context = self._context(tokens, inputs.known, doubled)  # (B or 2B, K, D)
         start, end = 0, inputs.orders.shape[1]
-        for size in inputs.group_sizes:
+        for number, size in enumerate(inputs.group_sizes):
+            if doubled and not any(inputs.guided[number:]):  # nobody needs the null half again
+                context, doubled = context[:num_images], False
             places = slice(start, start + size)
             positions = inputs.orders[:, places]  # (B, g)
-            doubled = _double(positions) if inputs.guided else positions
-            logits = model.decode(context, doubled, cache).float()  # (B or 2B, g, V)
-            if inputs.guided:
-                logits = guide(logits, inputs.scales[places])  # (B, g, V)
-            logits = keep_top_k(logits / config.temperature, config.top_k)
-            tokens = draw(keep_top_p(logits, config.top_p), inputs.uniforms[:, places])  # (B, g)
+            queries = model.query_rows(positions)  # (B, g, D)
+            rows = torch.cat([context, _double(queries) if doubled else queries], dim=1)
+            rows = stack.run(rows, cache, context.shape[1])  # (B or 2B, g, D)
+            guided = inputs.guided[number]
+            # At scale 1 guidance leaves the logits with the condition.
+            logits = stack.logits(rows if guided else rows[:num_images])  # (B or 2B, g, V)
+            scales = inputs.scales[places] if guided else None
+            tokens = choose(logits, scales, inputs.uniforms[:, places], inputs.config)  # (B, g)
             yield DecodedPass(positions=positions, tokens=tokens)
             start += size
             if start < end:  # the last group is nobody's context
-                context = self._context(tokens, positions, inputs)  # (B or 2B, g, D)
+                context = self._context(tokens, positions, doubled)  # (B or 2B, g, D)
 
-    def _context(self, tokens: Tensor, positions: Tensor, inputs: DecodeInputs) -> Tensor:
-        if inputs.guided:
-            tokens, positions = _double(tokens), _double(positions)
-        return self.model.token_context(tokens, positions)
+    def _context(self, tokens: Tensor, positions: Tensor, doubled: bool) -> Tensor:
+        rows = self.model.token_context(tokens, positions)  # (B, g, D)
+        return _double(rows) if doubled else rows
 
-    def _empty_cache(self, num_sequences: int) -> KVCache:
-        if self._cache is None or self._cache.batch_size < num_sequences:
+    def _own_cache(self, inputs: DecodeInputs) -> KVCache:
+        if self._cache is None or self._cache.num_sequences < inputs.num_sequences:
             self._cache = None  # there need not be room for both
-            self._cache = self.model.make_cache(num_sequences, self.dtype)
+            self._cache = self.make_cache(inputs)
         self._cache.reset()
         return self._cache
 

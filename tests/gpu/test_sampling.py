@@ -96,15 +96,13 @@ def test_bfloat16_flips_few_tokens(
     labels, plan, uniforms = inputs(NUM_IMAGES)
     expected = Sampler(tiny_model, NUM_IMAGES)(labels, plan, uniforms, config)
     made = record_caches(gpu_model, monkeypatch)
-    with torch.autocast(DEVICE.type, torch.bfloat16):
-        sampler = Sampler(gpu_model, NUM_IMAGES, torch.bfloat16)
-        codes = sampler(labels, plan, uniforms, config).cpu()
+    sampler = Sampler(gpu_model, NUM_IMAGES, gpu_model.stack(torch.bfloat16))
+    codes = sampler(labels, plan, uniforms, config).cpu()
     _, rate = flips(plan, codes, expected)
     print(f"bfloat16 on {DEVICE}: {rate:.2e} of the tokens flipped")
-    # Under autocast on a CPU 1 % flip, 2 % with a filter's border to flip too.
+    # On a CPU 1 % flip, 2 % with a filter's border to flip too.
     assert rate < 0.05
-    assert [cache.keys.dtype for cache in made] == [torch.bfloat16]
-    assert [cache.values.dtype for cache in made] == [torch.bfloat16]
+    assert [cache.kv.dtype for cache in made] == [torch.bfloat16]
 
 
 def record_caches(model: LPD, monkeypatch: pytest.MonkeyPatch) -> list[KVCache]:
@@ -143,14 +141,11 @@ def test_the_decoding_loop_does_not_wait_for_the_device(
     gpu_model: LPD, config: SamplingConfig, bf16: bool
 ) -> None:
     labels, plan, uniforms = inputs(8)
-    sampler = Sampler(gpu_model, 8, torch.bfloat16 if bf16 else None)
-    with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
-        expected = sampler(labels, plan, uniforms, config)  # warm: libraries are set up
-        uploaded = sampler.upload(labels, plan, uniforms, config)
-        codes = uploaded.codes
-        with host_syncs_allowed(allowed=False):
-            for each in sampler.passes(uploaded):
-                codes = codes.scatter(1, each.positions, each.tokens)
+    sampler = Sampler(gpu_model, 8, gpu_model.stack(torch.bfloat16 if bf16 else None))
+    expected = sampler(labels, plan, uniforms, config)  # warm: libraries are set up
+    uploaded = sampler.upload(labels, plan, uniforms, config)
+    with host_syncs_allowed(allowed=False):
+        codes = sampler.decode(uploaded)
     assert torch.equal(codes, expected)
 
 

@@ -79,7 +79,7 @@ def test_previews_grow_into_the_image(tiny_model: LPD, tokenizer: VQTokenizer) -
     assert not torch.is_inference_mode_enabled()
 
 
-def test_bf16_is_autocast_with_cast_linears(tiny_model: LPD, tokenizer: VQTokenizer) -> None:
+def test_bf16_keeps_the_weights_in_bfloat16(tiny_model: LPD, tokenizer: VQTokenizer) -> None:
     model = LPD(tiny_model.config).eval().requires_grad_(False)
     model.load_state_dict(tiny_model.state_dict())
     plan = make_plan(OrderConfig(), (4, 4), SIZES, 0, np.arange(3))
@@ -87,10 +87,9 @@ def test_bf16_is_autocast_with_cast_linears(tiny_model: LPD, tokenizer: VQTokeni
     codes = ImageGenerator(model, tokenizer, bf16=True).generate([0, 1, 2], plan, **how).codes
     assert model.head.weight.dtype == torch.bfloat16
     uniforms = torch.from_numpy(token_uniforms(0, np.arange(3), 16))
-    with torch.autocast("cpu", torch.bfloat16):
-        expected = Sampler(tiny_model, 3, torch.bfloat16)(
-            torch.arange(3), plan, uniforms, SamplingConfig()
-        )
+    expected = Sampler(tiny_model, 3, tiny_model.stack(torch.bfloat16))(
+        torch.arange(3), plan, uniforms, SamplingConfig()
+    )
     assert torch.equal(codes, expected)
 
 

@@ -37,8 +37,7 @@ def test_cached_decoding_gives_the_logits_of_the_full_forward(
     full = model(tokens, labels, orders, dense_attention(visibility))  # (B, N, V)
 
     cache = model.make_cache(batch)
-    cache.keys.fill_(torch.nan)  # whatever is read before it is written shows
-    cache.values.fill_(torch.nan)
+    cache.kv.fill_(torch.nan)  # whatever is read before it is written shows
     context, start, steps = model.prefix(labels), 0, []
     for size in group_sizes:
         positions = orders[:, start : start + size]

@@ -1,4 +1,4 @@
-"""Decoding and the training loss under bfloat16 autocast against float32.
+"""Decoding and the training loss in bfloat16 against float32 and autocast.
 
 bfloat16 rounds by up to u = 2^-9 of a number. The residual stream stays in float32; its branches
 are rounded about nine times in each of the model's two blocks, and the head's input and logits once
@@ -6,11 +6,12 @@ more. Independent roundings add up to about sqrt(20) u = 0.9 % of the logits' st
 """
 
 import copy
+import functools
 
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, scaled_dot_product_attention
 
 from lpd.generation import cast_linears
 from lpd.models.lpd import LPD
@@ -63,7 +64,7 @@ def decoded_logits(
     codes: torch.Tensor,
     dtype: torch.dtype | None = None,
 ) -> torch.Tensor:
-    """The logits (B, N, V), in generation order, of decoding these codes with a cache of dtype."""
+    """The logits (B, N, V), in generation order, of decoding these codes in dtype."""
     orders = torch.from_numpy(plan.orders)
     cache = model.make_cache(len(labels), dtype)
     context = model.prefix(labels)
@@ -74,14 +75,48 @@ def decoded_logits(
     return torch.cat(logits, dim=1)
 
 
+Held = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+def attend_and_hold(
+    held: Held, layer: int, num_context: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+) -> torch.Tensor:
+    """Attention of a pass whose keys and values grow by concatenation."""
+    seen = held[layer][0].shape[2] + num_context
+    k, v = (torch.cat([old, new], dim=2) for old, new in zip(held[layer], (k, v), strict=True))
+    held[layer] = k[:, :, :seen], v[:, :, :seen]
+    context = scaled_dot_product_attention(q[:, :, :num_context], *held[layer])
+    return torch.cat([context, scaled_dot_product_attention(q[:, :, num_context:], k, v)], dim=2)
+
+
+@torch.inference_mode()
+def logits_under_autocast(
+    model: LPD, labels: torch.Tensor, plan: DecodePlan, codes: torch.Tensor
+) -> torch.Tensor:
+    """The same by the training's blocks under autocast, as the published code computes them:
+    autocast decides on dtypes."""
+    orders = torch.from_numpy(plan.orders)
+    nothing = torch.empty(len(labels), model.config.num_heads, 0, 16, dtype=torch.bfloat16)
+    held: Held = [(nothing, nothing) for _ in model.blocks]
+    context, logits = model.prefix(labels), []
+    for positions in orders.split(plan.group_sizes, dim=1):
+        num_context = context.shape[1]
+        x = torch.cat([context, model.query_rows(positions)], dim=1)
+        with autocast():
+            for layer, block in enumerate(model.blocks):
+                x = block(x, functools.partial(attend_and_hold, held, layer, num_context))
+            logits.append(model.head(model.norm(x[:, num_context:])))
+        context = model.token_context(codes.gather(1, positions), positions)
+    return torch.cat(logits, dim=1)
+
+
 def test_logits_err_by_what_bfloat16_rounds(
     tiny_model: LPD, labels: torch.Tensor, plan: DecodePlan, codes: torch.Tensor
 ) -> None:
     expected = decoded_logits(tiny_model, labels, plan, codes)
-    with autocast():
-        logits = decoded_logits(tiny_model, labels, plan, codes, torch.bfloat16)
-    assert logits.dtype == torch.bfloat16
-    error = (logits.float() - expected) / expected.std()  # (B, N, V)
+    logits = decoded_logits(tiny_model, labels, plan, codes, torch.bfloat16)
+    assert torch.equal(logits, logits.bfloat16().float())
+    error = (logits - expected) / expected.std()  # (B, N, V)
     of_place = error.square().mean((0, 2)).sqrt()  # (N,): errors do not grow from pass to pass
     assert of_place.max() < RMS_ERROR
     assert error.abs().max() < LARGEST_ERROR
@@ -93,8 +128,9 @@ def test_greedy_tokens_change_only_where_two_are_about_as_good(
 ) -> None:
     greedy = SamplingConfig(top_k=1)
     expected = Sampler(tiny_model, NUM_IMAGES)(labels, plan, uniforms, greedy)
-    with autocast():
-        codes = Sampler(tiny_model, NUM_IMAGES, torch.bfloat16)(labels, plan, uniforms, greedy)
+    codes = Sampler(tiny_model, NUM_IMAGES, tiny_model.stack(torch.bfloat16))(
+        labels, plan, uniforms, greedy
+    )
     logits = decoded_logits(tiny_model, labels, plan, expected)
     best, second = logits.topk(2).values.unbind(-1)  # (B, N) each
     clear = (best - second > 2 * LARGEST_ERROR * logits.std()).numpy()
@@ -117,8 +153,9 @@ def test_few_drawn_tokens_change(
     config: SamplingConfig,
 ) -> None:
     expected = Sampler(tiny_model, NUM_IMAGES)(labels, plan, uniforms, config)
-    with autocast():
-        codes = Sampler(tiny_model, NUM_IMAGES, torch.bfloat16)(labels, plan, uniforms, config)
+    codes = Sampler(tiny_model, NUM_IMAGES, tiny_model.stack(torch.bfloat16))(
+        labels, plan, uniforms, config
+    )
     # The first pass has nothing to build on that may differ. Each of a token's 24 borders moves by
     # some 0.1 % of the probability under it: a flip in a hundred tokens, three times that guided.
     first = plan.orders[:, : SIZES[0] + SIZES[1]]
@@ -126,14 +163,13 @@ def test_few_drawn_tokens_change(
     assert differs.mean() < 0.04
 
 
-def test_a_bfloat16_cache_holds_all_that_autocast_computes(
+def test_decoding_in_bfloat16_is_what_autocast_makes_of_the_blocks(
     tiny_model: LPD, labels: torch.Tensor, plan: DecodePlan, codes: torch.Tensor
 ) -> None:
-    # Keys and values leave the projections in bfloat16, so half of a float32 cache is zeros.
-    with autocast():
-        small = decoded_logits(tiny_model, labels, plan, codes, torch.bfloat16)
-        large = decoded_logits(tiny_model, labels, plan, codes, torch.float32)
-    assert torch.equal(small, large)
+    expected = logits_under_autocast(tiny_model, labels, plan, codes)
+    assert expected.dtype == torch.bfloat16
+    logits = decoded_logits(tiny_model, labels, plan, codes, torch.bfloat16)
+    assert torch.equal(logits, expected.float())
 
 
 def test_linears_cast_once_give_the_numbers_of_linears_cast_in_every_pass(
@@ -143,9 +179,8 @@ def test_linears_cast_once_give_the_numbers_of_linears_cast_in_every_pass(
     cast_linears(cast, torch.bfloat16)
     assert cast.head.weight.dtype == cast.blocks[0].attn.qkv.weight.dtype == torch.bfloat16
     assert cast.norm.weight.dtype == cast.token_emb.weight.dtype == torch.float32
-    with autocast():
-        expected = decoded_logits(tiny_model, labels, plan, codes, torch.bfloat16)
-        assert torch.equal(decoded_logits(cast, labels, plan, codes, torch.bfloat16), expected)
+    expected = decoded_logits(tiny_model, labels, plan, codes, torch.bfloat16)
+    assert torch.equal(decoded_logits(cast, labels, plan, codes, torch.bfloat16), expected)
 
 
 def test_the_loss_is_about_the_same(

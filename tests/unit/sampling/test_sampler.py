@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 from lpd.errors import InputError
 from lpd.models.kv_cache import KVCache
 from lpd.models.lpd import LPD, LPDConfig
+from lpd.models.stack import DecodeStack
 from lpd.models.visibility import Visibility, dense_attention
 from lpd.orders.plan import DecodePlan
 from lpd.orders.registry import OrderConfig, make_plan
@@ -113,14 +114,15 @@ def test_prefilled_decoding_is_the_full_forward(
     labels = torch.tensor([0, 2, 1])
     uniforms = torch.from_numpy(token_uniforms(seed, np.arange(3), 16)[:, num_known:])
     passes: list[torch.Tensor] = []
-    with pytest.MonkeyPatch.context() as patch:
 
-        def decode(*arguments: object) -> torch.Tensor:
-            passes.append(LPD.decode(model, *arguments))
-            return passes[-1]
+    class Recording(DecodeStack):
+        def run(self, x: torch.Tensor, cache: KVCache, num_context: int) -> torch.Tensor:
+            rows = super().run(x, cache, num_context)
+            passes.append(self.logits(rows))  # those of the null half too, where scales are 1
+            return rows
 
-        patch.setattr(model, "decode", decode)
-        codes = Sampler(model, 4)(labels, plan, uniforms, config, known_codes)
+    sampler = Sampler(model, 4, model.stack(kind=Recording))
+    codes = sampler(labels, plan, uniforms, config, known_codes)
     decoded = torch.cat(passes, dim=1)  # (B or 2B, M, V)
 
     known, orders = torch.from_numpy(plan.known), torch.from_numpy(plan.orders)
@@ -203,9 +205,9 @@ def test_the_cache_has_room_for_the_largest_batch_so_far(
     made: list[int] = []
     make = tiny_model.make_cache
 
-    def make_and_record(batch_size: int, dtype: torch.dtype | None) -> KVCache:
-        made.append(batch_size)
-        return make(batch_size, dtype)
+    def make_and_record(num_sequences: int, dtype: torch.dtype) -> KVCache:
+        made.append(num_sequences)
+        return make(num_sequences, dtype)
 
     monkeypatch.setattr(tiny_model, "make_cache", make_and_record)
     sampler = Sampler(tiny_model, 64)

@@ -1,0 +1,133 @@
+"""The blocks and the head, as a pass of decoding runs them.
+
+A pass has T = c + g rows per sequence: c new context rows, then g query rows. The residual stream
+and the norms are in float32; linear layers, attention and the KV cache are in the stack's dtype, as
+under autocast, but by explicit casts, which a compiler or a capture sees as what they are.
+
+S sequences, D width, H heads, C channels per head, V codebook size.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from lpd.models.kv_cache import KVCache
+from lpd.models.layers import LAYER_NORM_EPS, Block
+
+Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+"""A linear layer: input, weight, bias -> output, in the input's dtype."""
+
+
+class BlockWeights(NamedTuple):
+    """A block's weights by what uses them: tensors alone, which a compiled function takes for any
+    block without compiling anew."""
+
+    norm1: tuple[Tensor, Tensor]
+    qkv: tuple[Tensor, Tensor]
+    proj: tuple[Tensor, Tensor]
+    norm2: tuple[Tensor, Tensor]
+    fc1: tuple[Tensor, Tensor | None]
+    fc2: tuple[Tensor, Tensor | None]
+
+    @classmethod
+    def of(cls, block: Block) -> "BlockWeights":
+        """Those of a block, as they are."""
+        return cls(
+            norm1=(block.norm1.weight, block.norm1.bias),
+            qkv=(block.attn.qkv.weight, block.attn.qkv.bias),
+            proj=(block.attn.proj.weight, block.attn.proj.bias),
+            norm2=(block.norm2.weight, block.norm2.bias),
+            fc1=(block.mlp.fc1.weight, block.mlp.fc1.bias),
+            fc2=(block.mlp.fc2.weight, block.mlp.fc2.bias),
+        )
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The linear layer in ``x``'s dtype. Weights that are resident in it are not cast."""
+    return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """The blocks' LayerNorm."""
+    return F.layer_norm(x, x.shape[-1:], weight, bias, LAYER_NORM_EPS)
+
+
+def before_attention(
+    x: Tensor, weights: BlockWeights, dtype: torch.dtype, linear: Linear = linear
+) -> Tensor:
+    """(S, T, D) float32 -> (S, T, 3D) queries, keys and values."""
+    return linear(norm(x, *weights.norm1).to(dtype), *weights.qkv)
+
+
+def after_attention(
+    x: Tensor, attended: Tensor, weights: BlockWeights, linear: Linear = linear
+) -> Tensor:
+    """What follows attention: (S, T, D) float32 and attended rows of that shape -> (S, T, D)."""
+    x = x + linear(attended, *weights.proj)
+    hidden = F.gelu(linear(norm(x, *weights.norm2).to(attended.dtype), *weights.fc1))
+    return x + linear(hidden, *weights.fc2)
+
+
+class DecodeStack:
+    """The readable way. Faster ones (:mod:`lpd.sampling.backends`) compute the same."""
+
+    def __init__(
+        self,
+        blocks: Iterable[Block],
+        norm: torch.nn.LayerNorm,
+        head: torch.nn.Linear,
+        dtype: torch.dtype,
+    ) -> None:
+        """Args:
+        blocks: the transformer's.
+        norm: before the head.
+        head: from rows to logits.
+        dtype: of linear layers, attention and cache.
+        """
+        self.blocks = tuple(blocks)
+        self.norm = norm
+        self.head = head
+        self.dtype = dtype
+
+    def run(self, x: Tensor, cache: KVCache, num_context: int) -> Tensor:
+        """All blocks of one pass.
+
+        Of the last block only the query rows are computed: nobody reads its context rows, whose
+        keys and values are all that later passes need.
+
+        Args:
+            x: (S, T, D) rows, ``num_context`` context rows first.
+            cache: what earlier passes left; advanced by c rows.
+            num_context: c.
+
+        Returns:
+            (S, T - c, D) the query rows.
+        """
+        last = len(self.blocks) - 1
+        for layer in range(len(self.blocks)):
+            qkv = self.before_attention(layer, x)
+            qkv = qkv.unflatten(-1, (3, cache.kv.shape[3], -1))  # (S, T, 3, H, C)
+            cache.write(layer, qkv)
+            if layer == last:
+                x = x[:, num_context:]  # (S, g, D)
+                if not x.shape[1]:
+                    break  # nothing is asked
+            attended = cache.attend(layer, qkv[:, :, 0], num_context, queries_only=layer == last)
+            x = self.after_attention(layer, x, attended)
+        cache.advance(num_context)
+        return x
+
+    def before_attention(self, layer: int, x: Tensor) -> Tensor:
+        """See :func:`before_attention`."""
+        return before_attention(x, BlockWeights.of(self.blocks[layer]), self.dtype)
+
+    def after_attention(self, layer: int, x: Tensor, attended: Tensor) -> Tensor:
+        """See :func:`after_attention`."""
+        return after_attention(x, attended, BlockWeights.of(self.blocks[layer]))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(S, g, D) query rows -> (S, g, V) logits, float32."""
+        return linear(self.norm(x).to(self.dtype), self.head.weight, None).float()
