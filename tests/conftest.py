@@ -13,6 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+# Where there is no GPU, Triton's interpreter runs the kernels. Triton decides when it decorates a
+# function, its own library's among them, so this is before anything that imports it: torchvision
+# does, and lpd's modules import that. A variable that is set stays as it is.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 from lpd.data.code_cache import UNREADABLE, CacheIndex, CacheWriter
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
