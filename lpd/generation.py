@@ -8,6 +8,7 @@ B images of a batch, n images in all, N positions, K of them known beforehand.
 """
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,11 @@ from lpd.models.lpd import LPD
 from lpd.orders.plan import DecodePlan
 from lpd.orders.request import PlanSource
 from lpd.randomness import token_uniforms
+from lpd.sampling.backends import TABLE, choose_backend
 from lpd.sampling.config import SamplingConfig
+from lpd.sampling.execution import AUTO
+from lpd.sampling.graphs import CudaRecorder, GraphRunner
+from lpd.sampling.precision import bf16_pays
 from lpd.sampling.sampler import DecodeInputs, Sampler
 from lpd.tokenizer.vq_tokenizer import VQTokenizer, to_pixels
 
@@ -53,14 +58,24 @@ class ImageGenerator:
     """Generates images with a model and its tokenizer."""
 
     def __init__(
-        self, model: LPD, tokenizer: VQTokenizer, *, batch_size: int = 64, bf16: bool = False
+        self,
+        model: LPD,
+        tokenizer: VQTokenizer,
+        *,
+        batch_size: int = 64,
+        bf16: bool | None = False,
+        backend: str = AUTO,
+        cuda_graphs: bool = True,
     ) -> None:
         """Args:
             model: the transformer, in evaluation mode. With bf16 its linear layers are cast, but
                 for those with gradients.
             tokenizer: the tokenizer whose codes it models, on the same device.
             batch_size: most images generated at a time.
-            bf16: compute under bfloat16 autocast.
+            bf16: compute in bfloat16 what autocast would; None where it pays, which on a CPU is
+                measured (:mod:`lpd.sampling.precision`).
+            backend: how the blocks of a pass are run, see :mod:`lpd.sampling.execution`.
+            cuda_graphs: on CUDA, generate by captured graphs.
 
         Raises:
             InputError: the tokenizer's codebook is not the model's vocabulary.
@@ -69,13 +84,26 @@ class ImageGenerator:
         tokenizer.check_fits(
             vocab_size=config.vocab_size, stride=config.stride, sha256=config.tokenizer_sha256
         )
-        if bf16:
-            cast_linears(model, torch.bfloat16)
         self.model = model
         self.tokenizer = tokenizer
+        if bf16 is None:
+            bf16 = bf16_pays(self.device)
+        elif bf16 and not bf16_pays(self.device):
+            warnings.warn("bfloat16 is no faster than float32 on this processor", stacklevel=2)
+        if bf16:
+            cast_linears(model, torch.bfloat16)
+        dtype = torch.bfloat16 if bf16 else model.head.weight.dtype
         self.batch_size = batch_size
         self.bf16 = bf16
-        self._sampler = Sampler(model, batch_size, model.stack(torch.bfloat16 if bf16 else None))
+        """Whether it computes in bfloat16."""
+        self.backend = choose_backend(backend, model, dtype)
+        """The backend in use."""
+        way = TABLE[self.backend]
+        self._sampler = Sampler(model, batch_size, model.stack(dtype, way.stack), way.choose)
+        self.graphs: GraphRunner | None = None
+        """The captured graphs, where there are any."""
+        if cuda_graphs and self.device.type == "cuda":
+            self.graphs = GraphRunner(self._work, CudaRecorder(self.device), batch_size=batch_size)
 
     @property
     def num_classes(self) -> int:
@@ -131,9 +159,12 @@ class ImageGenerator:
 
         On CUDA it returns before the work is done.
         """
-        with torch.inference_mode():
+        if self.graphs is not None:
+            codes, images = self.graphs(inputs)
+        else:
             codes = self._sampler.decode(inputs)
-        return Generated(codes=codes, images=self._images(codes))
+            images = self._images(codes)
+        return Generated(codes=codes, images=images)
 
     def generate(
         self,
@@ -242,6 +273,11 @@ class ImageGenerator:
         """Wait until the device has done what it was asked to."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+    def _work(self, inputs: DecodeInputs) -> tuple[Tensor, Tensor]:
+        # The sampler's own cache may be replaced by a larger one, and a graph would not know.
+        codes = self._sampler.decode(inputs, self._sampler.make_cache(inputs))
+        return codes, self._images(codes)
 
     def _images(self, codes: Tensor) -> Tensor:
         """(B, N) codes to (B, 3, H, W) uint8."""

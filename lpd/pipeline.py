@@ -20,6 +20,7 @@ from lpd.options import Flat, from_flat, takes_options
 from lpd.orders.request import OrderOptions
 from lpd.pretrained import load_model
 from lpd.sampling.config import SamplingConfig
+from lpd.sampling.execution import AUTO, ExecutionOptions
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 
 
@@ -37,20 +38,37 @@ class LPDPipeline:
     """Generates images from class labels."""
 
     def __init__(
-        self, model: LPD, tokenizer: VQTokenizer, *, batch_size: int = 64, bf16: bool = False
+        self,
+        model: LPD,
+        tokenizer: VQTokenizer,
+        *,
+        batch_size: int = 64,
+        bf16: bool | None = False,
+        backend: str = AUTO,
+        cuda_graphs: bool = True,
     ) -> None:
         """Args:
             model: the transformer, in evaluation mode.
             tokenizer: the tokenizer whose codes it models.
             batch_size: most images generated at a time.
-            bf16: compute under bfloat16 autocast.
+            bf16: compute in bfloat16; None where that is faster.
+            backend: how the transformer's blocks are run, see :mod:`lpd.sampling.execution`. On
+                CUDA they are compiled by default, which takes a while in the first call.
+            cuda_graphs: on CUDA, generate by captured graphs.
 
         Raises:
             InputError: the tokenizer's codebook is not the model's vocabulary.
         """
         self.model = model
         self.tokenizer = tokenizer
-        self.generator = ImageGenerator(model, tokenizer, batch_size=batch_size, bf16=bf16)
+        self.generator = ImageGenerator(
+            model,
+            tokenizer,
+            batch_size=batch_size,
+            bf16=bf16,
+            backend=ExecutionOptions(backend=backend).backend,
+            cuda_graphs=cuda_graphs,
+        )
 
     @classmethod
     def from_pretrained(
@@ -62,7 +80,9 @@ class LPDPipeline:
         img_size: int | None = None,
         device: str | None = None,
         batch_size: int = 64,
-        bf16: bool = False,
+        bf16: bool | None = False,
+        backend: str = AUTO,
+        cuda_graphs: bool = True,
     ) -> "LPDPipeline":
         """Load a model and a tokenizer.
 
@@ -73,7 +93,9 @@ class LPDPipeline:
             img_size: image side in pixels, for the same.
             device: cpu, cuda, ...; by default CUDA where there is one.
             batch_size: most images generated at a time.
-            bf16: compute under bfloat16 autocast.
+            bf16: compute in bfloat16; None where that is faster.
+            backend: how the transformer's blocks are run, see :mod:`lpd.sampling.execution`.
+            cuda_graphs: on CUDA, generate by captured graphs.
 
         Raises:
             InputError: a file is missing, damaged, or does not fit.
@@ -84,6 +106,8 @@ class LPDPipeline:
             VQTokenizer.from_pretrained(Path(tokenizer_path), where),
             batch_size=batch_size,
             bf16=bf16,
+            backend=backend,
+            cuda_graphs=cuda_graphs,
         )
 
     @takes_options(PipelineOptions)

@@ -12,6 +12,7 @@ from lpd.options import Flat
 from lpd.orders.request import PlanSource, SweepOptions
 from lpd.randomness import check_seed
 from lpd.sampling.config import SamplingConfig
+from lpd.sampling.execution import ExecutionOptions
 
 INCEPTION = "inception"
 
@@ -37,7 +38,8 @@ class EvalConfig:
     decoding: Annotated[SweepOptions, Flat] = field(default_factory=SweepOptions)
     sampling: Annotated[SamplingConfig, Flat] = field(default_factory=SamplingConfig)
     bf16: bool = False
-    """Compute under bfloat16 autocast."""
+    """Compute in bfloat16."""
+    execution: Annotated[ExecutionOptions, Flat] = field(default_factory=ExecutionOptions)
     seed: int = 0
     """Image i depends on the seed and i alone."""
     device: str | None = None

@@ -50,6 +50,8 @@ def run_evaluation(config: EvalConfig, world: World) -> list[SettingResult]:
         tokenizer,
         batch_size=min(config.eval_bsz, config.chunk_size, config.num_images),
         bf16=config.bf16,
+        backend=config.execution.backend,
+        cuda_graphs=config.execution.cuda_graphs,
     )
     extractor = load_feature_extractor(
         config.feature_extractor, world.device, config.inception_path

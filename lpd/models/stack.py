@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lpd.models.kv_cache import KVCache
@@ -29,20 +29,25 @@ class BlockWeights(NamedTuple):
     qkv: tuple[Tensor, Tensor]
     proj: tuple[Tensor, Tensor]
     norm2: tuple[Tensor, Tensor]
-    fc1: tuple[Tensor, Tensor | None]
-    fc2: tuple[Tensor, Tensor | None]
+    fc1: tuple[Tensor, Tensor]
+    fc2: tuple[Tensor, Tensor]
 
     @classmethod
     def of(cls, block: Block) -> "BlockWeights":
         """Those of a block, as they are."""
         return cls(
-            norm1=(block.norm1.weight, block.norm1.bias),
-            qkv=(block.attn.qkv.weight, block.attn.qkv.bias),
-            proj=(block.attn.proj.weight, block.attn.proj.bias),
-            norm2=(block.norm2.weight, block.norm2.bias),
-            fc1=(block.mlp.fc1.weight, block.mlp.fc1.bias),
-            fc2=(block.mlp.fc2.weight, block.mlp.fc2.bias),
+            norm1=_weight_and_bias(block.norm1),
+            qkv=_weight_and_bias(block.attn.qkv),
+            proj=_weight_and_bias(block.attn.proj),
+            norm2=_weight_and_bias(block.norm2),
+            fc1=_weight_and_bias(block.mlp.fc1),
+            fc2=_weight_and_bias(block.mlp.fc2),
         )
+
+
+def _weight_and_bias(layer: nn.LayerNorm | nn.Linear | nn.Conv2d) -> tuple[Tensor, Tensor]:
+    assert layer.bias is not None
+    return layer.weight, layer.bias
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -77,8 +82,8 @@ class DecodeStack:
     def __init__(
         self,
         blocks: Iterable[Block],
-        norm: torch.nn.LayerNorm,
-        head: torch.nn.Linear,
+        norm: nn.LayerNorm,
+        head: nn.Linear,
         dtype: torch.dtype,
     ) -> None:
         """Args:

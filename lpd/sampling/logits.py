@@ -3,10 +3,15 @@
 B images, g tokens of a pass, V codebook size.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from lpd.sampling.config import SamplingConfig
+
+Choose = Callable[[Tensor, Tensor | None, Tensor, SamplingConfig], Tensor]
+"""From the logits of a pass to its tokens, as :func:`choose`."""
 
 
 def choose(

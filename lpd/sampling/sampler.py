@@ -19,7 +19,7 @@ from lpd.orders.group_sizes import GroupSizes
 from lpd.orders.plan import DecodePlan
 from lpd.sampling.config import SamplingConfig
 from lpd.sampling.guidance import guidance_scales
-from lpd.sampling.logits import choose
+from lpd.sampling.logits import Choose, choose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +68,24 @@ class DecodedPass:
 class Sampler:
     """Decodes batches of up to ``batch_size`` images with one model."""
 
-    def __init__(self, model: LPD, batch_size: int, stack: DecodeStack | None = None) -> None:
+    def __init__(
+        self,
+        model: LPD,
+        batch_size: int,
+        stack: DecodeStack | None = None,
+        choose: Choose = choose,
+    ) -> None:
         """Args:
         model: the transformer, in evaluation mode.
         batch_size: most images at a time.
         stack: how its blocks are run, and in what dtype; by default the readable way, in the
             weights'.
+        choose: how tokens are made of logits.
         """
         self.model = model
         self.batch_size = batch_size
         self.stack = stack or model.stack()
+        self.choose = choose
         self._cache: KVCache | None = None
 
     def __call__(
@@ -146,6 +154,7 @@ class Sampler:
             config=config,
         )
 
+    @torch.inference_mode()
     def decode(self, inputs: DecodeInputs, cache: KVCache | None = None) -> Tensor:
         """All passes.
 
@@ -200,7 +209,9 @@ class Sampler:
             # At scale 1 guidance leaves the logits with the condition.
             logits = stack.logits(rows if guided else rows[:num_images])  # (B or 2B, g, V)
             scales = inputs.scales[places] if guided else None
-            tokens = choose(logits, scales, inputs.uniforms[:, places], inputs.config)  # (B, g)
+            tokens = self.choose(
+                logits, scales, inputs.uniforms[:, places], inputs.config
+            )  # (B, g)
             yield DecodedPass(positions=positions, tokens=tokens)
             start += size
             if start < end:  # the last group is nobody's context

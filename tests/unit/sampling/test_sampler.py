@@ -17,7 +17,7 @@ from lpd.orders.plan import DecodePlan
 from lpd.orders.registry import OrderConfig, make_plan
 from lpd.randomness import token_uniforms
 from lpd.sampling.config import SamplingConfig
-from lpd.sampling.guidance import guidance_scales
+from lpd.sampling.guidance import SCHEDULES, GuidanceSchedule, guidance_scales
 from lpd.sampling.logits import draw, guide, keep_top_k, keep_top_p
 from lpd.sampling.sampler import Sampler
 
@@ -76,6 +76,46 @@ def test_decoding_agrees_with_decoding_without_a_cache(
 ) -> None:
     arguments = inputs(np.arange(6))
     codes = Sampler(tiny_model, 6)(*arguments, config)
+    assert torch.equal(codes, slow_twin(tiny_model, *arguments, config))
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "halves"),
+    # Guided places, then how many halves each of the four passes runs, and how many it asks.
+    [
+        (0, 16, [(2, 2), (2, 2), (2, 2), (2, 2)]),
+        (2, 7, [(2, 1), (2, 2), (2, 2), (1, 1)]),  # the third pass begins at place 3
+        (0, 1, [(2, 2), (1, 1), (1, 1), (1, 1)]),
+        (8, 16, [(2, 1), (2, 1), (2, 1), (2, 2)]),
+        (0, 0, [(1, 1), (1, 1), (1, 1), (1, 1)]),
+    ],
+)
+def test_the_null_half_runs_only_where_it_counts(
+    tiny_model: LPD,
+    monkeypatch: pytest.MonkeyPatch,
+    first: int,
+    last: int,
+    halves: list[tuple[int, int]],
+) -> None:
+    interval = GuidanceSchedule(
+        summary="", scales=lambda cfg, j, _: np.where((j >= first) & (j < last), cfg, 1)
+    )
+    monkeypatch.setitem(SCHEDULES, "interval", interval)
+    ran, asked = [], []
+
+    class Counting(DecodeStack):
+        def run(self, x: torch.Tensor, cache: KVCache, num_context: int) -> torch.Tensor:
+            ran.append(len(x) // 3)
+            return super().run(x, cache, num_context)
+
+        def logits(self, x: torch.Tensor) -> torch.Tensor:
+            asked.append(len(x) // 3)
+            return super().logits(x)
+
+    arguments = inputs(np.arange(3))
+    config = SamplingConfig(cfg=4.0, cfg_schedule="interval")
+    codes = Sampler(tiny_model, 3, tiny_model.stack(kind=Counting))(*arguments, config)
+    assert list(zip(ran, asked, strict=True)) == halves
     assert torch.equal(codes, slow_twin(tiny_model, *arguments, config))
 
 

@@ -1,0 +1,246 @@
+"""Ways to run the blocks of a pass beside the readable one (:class:`lpd.models.stack.DecodeStack`).
+
+They compute the same numbers but for rounding. Adding one is an entry here and in
+:data:`lpd.sampling.execution.BACKENDS`.
+
+S sequences, T rows of a pass, R = S * T, D width.
+"""
+
+import functools
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lpd.errors import InputError
+from lpd.models.kv_cache import KVCache
+from lpd.models.layers import LAYER_NORM_EPS, Block
+from lpd.models.lpd import LPD
+from lpd.models.stack import BlockWeights, DecodeStack, after_attention, before_attention
+from lpd.sampling import kernels
+from lpd.sampling.config import SamplingConfig
+from lpd.sampling.execution import AUTO
+from lpd.sampling.logits import Choose, choose
+
+# Below this many bytes of weights a CPU keeps them in its cache, and packing them gains a tenth; a
+# tenth is not worth other roundings than those of results that are there.
+_PACK_FROM_BYTES = 64 * 2**20
+# Layouts and compiled matrix products are chosen for about so many rows: a pass of one image at the
+# published settings has 4 to 100.
+_TYPICAL_ROWS = 64
+
+
+class PackedStack(DecodeStack):
+    """On a CPU: weights laid out once for oneDNN's matrix products, by the operators that
+    TorchInductor packs weights with.
+
+    A product of few rows is mostly the reading of its weights, and this way they are read once and
+    in order. The weights are copied: what changes in the model later is not seen.
+    """
+
+    def __init__(
+        self, blocks: Iterable[Block], norm: nn.LayerNorm, head: nn.Linear, dtype: torch.dtype
+    ) -> None:
+        super().__init__(blocks, norm, head, dtype)
+        if not can_pack():
+            raise InputError("this build of torch has no oneDNN: choose another backend")
+        self._weights = [self._packed(BlockWeights.of(block)) for block in self.blocks]
+        self._head = self._pack(head.weight)
+
+    def before_attention(self, layer: int, x: Tensor) -> Tensor:
+        return before_attention(x, self._weights[layer], self.dtype, _packed_linear)
+
+    def after_attention(self, layer: int, x: Tensor, attended: Tensor) -> Tensor:
+        return after_attention(x, attended, self._weights[layer], _packed_linear)
+
+    def logits(self, x: Tensor) -> Tensor:
+        return _packed_linear(self.norm(x).to(self.dtype), self._head, None).float()
+
+    def _packed(self, weights: BlockWeights) -> BlockWeights:
+        def packed(layer: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+            weight, bias = layer
+            return self._pack(weight), bias.detach().to(self.dtype)
+
+        return weights._replace(
+            qkv=packed(weights.qkv),
+            proj=packed(weights.proj),
+            fc1=packed(weights.fc1),
+            fc2=packed(weights.fc2),
+        )
+
+    def _pack(self, weight: Tensor) -> Tensor:
+        weight = weight.detach().to(self.dtype)
+        return torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
+
+
+def can_pack() -> bool:
+    """Whether this torch packs weights."""
+    return torch.backends.mkldnn.is_available() and all(
+        hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
+    )
+
+
+def _packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+def _between_attentions(
+    x: Tensor, attended: Tensor, weights: BlockWeights, following: BlockWeights
+) -> tuple[Tensor, Tensor]:
+    """From one block's attention to the next one's."""
+    x = after_attention(x, attended, weights)
+    return x, before_attention(x, following, attended.dtype)
+
+
+@functools.cache
+def _compiled(function: Callable[..., Any], device_type: str) -> Callable[..., Any]:
+    # One compiled function for all blocks, as it takes their weights as arguments, and for all
+    # passes, as the number of rows is a symbol.
+    mode = "max-autotune-no-cudagraphs" if device_type == "cuda" else None
+    return torch.compile(function, fullgraph=True, mode=mode)
+
+
+class CompiledStack(DecodeStack):
+    """What is between two attentions, compiled: seven kernels of a block instead of eleven.
+
+    Where nothing can be compiled it goes on as the readable one, with a warning.
+    """
+
+    def __init__(
+        self, blocks: Iterable[Block], norm: nn.LayerNorm, head: nn.Linear, dtype: torch.dtype
+    ) -> None:
+        super().__init__(blocks, norm, head, dtype)
+        self._tried = False
+        self._works = False
+
+    def run(self, x: Tensor, cache: KVCache, num_context: int) -> Tensor:
+        if not self._tried:
+            self._tried = True
+            self._works = self._compile(x.device)
+        if not self._works:
+            return super().run(x, cache, num_context)
+        num_sequences, num_rows, dim = x.shape
+        last = len(self.blocks) - 1
+        weights = [BlockWeights.of(block) for block in self.blocks]
+        x = x.flatten(0, 1)  # (R, D)
+        qkv = self._call(before_attention, (x,), weights[0], self.dtype)  # (R, 3D)
+        for layer in range(last + 1):
+            qkv = qkv.view(num_sequences, num_rows, 3, cache.kv.shape[3], -1)  # (S, T, 3, H, C)
+            cache.write(layer, qkv)
+            if layer == last:
+                break
+            attended = cache.attend(layer, qkv[:, :, 0], num_context).flatten(0, 1)  # (R, D)
+            x, qkv = self._call(
+                _between_attentions, (x, attended), weights[layer], weights[layer + 1]
+            )
+        if num_rows > num_context:
+            x = x.view(num_sequences, num_rows, dim)[:, num_context:].flatten(0, 1)  # (S * g, D)
+            attended = cache.attend(last, qkv[:, :, 0], num_context, queries_only=True)
+            x = self._call(after_attention, (x, attended.flatten(0, 1)), weights[last])
+        else:
+            x = x.new_empty(0, dim)
+        cache.advance(num_context)
+        return x.view(num_sequences, num_rows - num_context, dim)
+
+    def _call(self, function: Callable[..., Any], rows: tuple[Tensor, ...], *arguments: Any) -> Any:
+        if len(rows[0]) < 2:  # a compiler takes 0 and 1 for constants
+            return function(*rows, *arguments)
+        for each in rows:
+            torch._dynamo.maybe_mark_dynamic(each, 0)
+        return _compiled(function, rows[0].device.type)(*rows, *arguments)
+
+    def _compile(self, device: torch.device) -> bool:
+        """Compile for a typical number of rows, which decides what matrix products are tuned for;
+        the first pass has hardly any."""
+        x = torch.zeros(_TYPICAL_ROWS, self.norm.normalized_shape[0], device=device)  # (R, D)
+        attended = torch.zeros_like(x, dtype=self.dtype)
+        weights = [BlockWeights.of(block) for block in self.blocks[:2]]
+        try:
+            self._call(before_attention, (x,), weights[0], self.dtype)
+            if len(weights) > 1:
+                self._call(_between_attentions, (x, attended), *weights)
+            self._call(after_attention, (x, attended), weights[0])
+        except Exception as error:
+            warnings.warn(
+                f"blocks are run operator by operator: torch.compile failed ({error})",
+                stacklevel=2,
+            )
+            return False
+        return True
+
+
+class FusedStack(DecodeStack):
+    """Five Triton kernels a block. Without a GPU their twins in plain torch run."""
+
+    def run(self, x: Tensor, cache: KVCache, num_context: int) -> Tensor:
+        last, start = len(self.blocks) - 1, cache.length
+        for layer, block in enumerate(self.blocks):
+            weights, kv = self._cast(BlockWeights.of(block)), cache.kv[layer]
+            q = kernels.norm_qkv(x, *weights.norm1, LAYER_NORM_EPS, *weights.qkv, kv, start)
+            if layer == last:
+                x, q = x[:, num_context:], q[:, num_context:]  # (S, g, D), (S, g, H, C)
+                if not x.shape[1]:
+                    break  # nothing is asked
+            attended = kernels.attend(q, kv, start, num_context, layer == last)
+            x = kernels.project(attended, *weights.proj, x)
+            hidden = kernels.norm_mlp_in(x, *weights.norm2, LAYER_NORM_EPS, *weights.fc1)
+            x = kernels.project(hidden, *weights.fc2, x)
+        cache.advance(num_context)
+        return x
+
+    def _cast(self, weights: BlockWeights) -> BlockWeights:
+        """To this stack's dtype; those that are resident in it are not copied."""
+        linears = {
+            name: tuple(each.to(self.dtype) for each in getattr(weights, name))
+            for name in ("qkv", "proj", "fc1", "fc2")
+        }
+        return weights._replace(**linears)
+
+
+def fused_choose(
+    logits: Tensor, scales: Tensor | None, uniforms: Tensor, config: SamplingConfig
+) -> Tensor:
+    """:func:`lpd.sampling.logits.choose` by one kernel where nothing is filtered."""
+    if config.top_k or config.top_p < 1:
+        return choose(logits, scales, uniforms, config)
+    return kernels.guided_draw(logits, scales, config.temperature, uniforms)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backend:
+    """One way."""
+
+    stack: type[DecodeStack]
+    """Runs the blocks."""
+    choose: Choose = choose
+    """Makes tokens of logits."""
+
+
+TABLE: dict[str, Backend] = {
+    "eager": Backend(stack=DecodeStack),
+    "packed": Backend(stack=PackedStack),
+    "compiled": Backend(stack=CompiledStack),
+    "fused": Backend(stack=FusedStack, choose=fused_choose),
+}
+
+
+def choose_backend(name: str, model: LPD, dtype: torch.dtype) -> str:
+    """The backend's name, where ``name`` may be auto.
+
+    Args:
+        name: what was asked for.
+        model: what it is for. Weights that are in training are never copied.
+        dtype: what is computed in.
+    """
+    if name != AUTO:
+        return name
+    weight = model.head.weight
+    if weight.device.type == "cuda":
+        return "compiled"
+    if weight.device.type != "cpu" or weight.requires_grad or not can_pack():
+        return "eager"
+    num_bytes = sum(each.numel() * each.element_size() for each in model.blocks.parameters())
+    return "packed" if dtype != torch.float32 or num_bytes >= _PACK_FROM_BYTES else "eager"

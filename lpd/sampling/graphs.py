@@ -1,0 +1,187 @@
+"""A whole generation as one CUDA graph: recorded once per shape, replayed ever after.
+
+Launching a small kernel takes a CPU longer than a GPU takes to run it, so an eager generation waits
+for its launches. A graph launches everything at once. All lengths of a decode plan are static: the
+KV cache grows by plain slices, nothing is padded or masked, and what differs between two batches is
+in the tensors of :class:`~lpd.sampling.sampler.DecodeInputs`, which become the graph's buffers.
+
+Nothing here is about CUDA but :class:`CudaRecorder`; tests record by other means.
+"""
+
+import dataclasses
+import time
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from lpd.sampling.sampler import DecodeInputs
+
+Outputs = tuple[Tensor, ...]
+Work = Callable[[DecodeInputs], Outputs]
+
+_PER_IMAGE = ("condition", "orders", "uniforms", "known", "codes")
+_SHARED = ("scales",)
+_WARM_UP_RUNS = 2  # libraries choose kernels and allocate in the first; the second shows it is over
+
+
+class Recorder(Protocol):
+    """Records what a device is told to do."""
+
+    def record(self, work: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
+        """Run ``work`` and record it.
+
+        Returns:
+            What does it again, in the same memory, and where the outputs are after that.
+
+        Raises:
+            RuntimeError: it cannot be recorded.
+        """
+
+
+class CudaRecorder:
+    """Records CUDA graphs, whose memory they share: they must be replayed on one stream, and a
+    graph's outputs must be copied before another one is replayed."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool: Any = None
+
+    def record(self, work: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
+        with torch.cuda.device(self._device):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(_WARM_UP_RUNS):
+                    work()
+            torch.cuda.current_stream().wait_stream(stream)
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            graph = torch.cuda.CUDAGraph()
+            # thread_local: another thread may prepare the next batch meanwhile, and allocate.
+            with torch.cuda.graph(
+                graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+            ):
+                outputs = work()
+        return graph.replay, outputs
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    buffers: DecodeInputs
+    replay: Callable[[], None]
+    outputs: Outputs
+
+
+class GraphRunner:
+    """Runs work on batches by recorded graphs.
+
+    Batches are rounded up to a power of two, or to the largest batch: few shapes are recorded, and
+    a run's last batch needs none of its own. An image does not depend on its batch, so the images
+    beside those asked for change nothing.
+    """
+
+    def __init__(
+        self, work: Work, recorder: Recorder, *, batch_size: int, capacity: int = 8
+    ) -> None:
+        """Args:
+        work: from inputs to outputs, whose first dimension is the images'. It may read nothing
+            but the inputs and what never changes, and allocate what it needs.
+        recorder: records it.
+        batch_size: most images of a batch.
+        capacity: most graphs kept; the least recently used goes first.
+        """
+        self._work = work
+        self._recorder = recorder
+        self._batch_size = batch_size
+        self._capacity = capacity
+        self._recorded: OrderedDict[Any, _Recorded] = OrderedDict()
+        self._gave_up = False
+        self.record_seconds = 0.0
+        """Time spent recording, warming up included, in all."""
+
+    @property
+    def num_recorded(self) -> int:
+        """Graphs that are kept."""
+        return len(self._recorded)
+
+    @torch.inference_mode()
+    def __call__(self, inputs: DecodeInputs) -> Outputs:
+        """Do the work on a batch, by a graph where one can be had.
+
+        The outputs are the caller's: no later call writes to them.
+        """
+        if self._gave_up:
+            return self._work(inputs)
+        num_images = len(inputs)
+        size = self._rounded(num_images)
+        key = _key(inputs, size)
+        recorded = self._recorded.pop(key, None)
+        if recorded is None:
+            while len(self._recorded) >= self._capacity:  # there may not be room for one more
+                self._recorded.popitem(last=False)
+            try:
+                recorded = self._record(inputs, size)
+            except RuntimeError as error:
+                # What fails for another reason than recording fails again at once.
+                outputs = self._work(inputs)
+                self._give_up(error)
+                return outputs
+        else:
+            _copy(inputs, recorded.buffers)
+        self._recorded[key] = recorded
+        recorded.replay()
+        return tuple(each[:num_images].clone() for each in recorded.outputs)
+
+    def _rounded(self, num_images: int) -> int:
+        return min(1 << (num_images - 1).bit_length(), self._batch_size)
+
+    def _record(self, inputs: DecodeInputs, size: int) -> _Recorded:
+        start = time.perf_counter()
+        buffers = _padded(inputs, size)
+        replay, outputs = self._recorder.record(lambda: self._work(buffers))
+        self.record_seconds += time.perf_counter() - start
+        return _Recorded(buffers, replay, outputs)
+
+    def _give_up(self, error: RuntimeError) -> None:
+        self._gave_up = True
+        self._recorded.clear()
+        reason = str(error).strip().partition("\n")[0]
+        warnings.warn(
+            f"decoding is not captured in a CUDA graph, and is slower for it: {reason}",
+            stacklevel=3,
+        )
+
+
+def _key(inputs: DecodeInputs, size: int) -> Any:
+    """What a graph is good for: equal for batches that differ in the values of tensors alone."""
+    tensors = (getattr(inputs, name) for name in (*_PER_IMAGE, *_SHARED))
+    config = inputs.config
+    return (
+        size,
+        inputs.group_sizes,
+        inputs.guided,
+        (config.temperature, config.top_k, config.top_p),
+        tuple((each.dtype, each.shape[1:]) for each in tensors),
+    )
+
+
+def _padded(inputs: DecodeInputs, size: int) -> DecodeInputs:
+    """A copy with ``size`` images: those of ``inputs``, then its first again and again."""
+    rows = [*range(len(inputs)), *[0] * (size - len(inputs))]
+    copies = {name: getattr(inputs, name)[rows] for name in _PER_IMAGE}
+    return dataclasses.replace(
+        inputs, **copies, **{name: getattr(inputs, name).clone() for name in _SHARED}
+    )
+
+
+def _copy(inputs: DecodeInputs, buffers: DecodeInputs) -> None:
+    """Copy a batch into buffers; the images beyond it are those of an earlier one, and as good."""
+    for name in _PER_IMAGE:
+        getattr(buffers, name)[: len(inputs)].copy_(getattr(inputs, name))
+    for name in _SHARED:
+        getattr(buffers, name).copy_(getattr(inputs, name))

@@ -1,0 +1,189 @@
+"""Other ways to run the blocks of a pass, against the readable one."""
+
+import warnings
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from lpd.errors import InputError
+from lpd.generation import ImageGenerator
+from lpd.models.lpd import LPD, LPDConfig
+from lpd.models.stack import DecodeStack
+from lpd.orders.registry import OrderConfig, make_plan
+from lpd.randomness import token_uniforms
+from lpd.sampling import backends
+from lpd.sampling.backends import (
+    TABLE,
+    CompiledStack,
+    FusedStack,
+    PackedStack,
+    can_pack,
+    choose_backend,
+)
+from lpd.sampling.config import SamplingConfig
+from lpd.sampling.execution import AUTO, BACKENDS, ExecutionOptions
+from lpd.sampling.sampler import Sampler
+from lpd.tokenizer.vq_tokenizer import VQTokenizer
+
+SIZES = (2, 8, 4, 1, 1)
+DTYPES = [torch.float32, torch.bfloat16]
+needs_packing = pytest.mark.skipif(not can_pack(), reason="torch has no oneDNN")
+
+# A row's logits are sums of some hundred products, in another order.
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2.0**-7}
+
+
+@torch.inference_mode()
+def logits_of(model: LPD, stack: DecodeStack) -> list[torch.Tensor]:
+    """The logits of every pass of decoding random tokens, from 2 sequences down to 1."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(24, (2, 16), generator=generator)
+    orders = torch.stack([torch.randperm(16, generator=generator) for _ in range(2)])
+    cache = model.make_cache(2, stack.dtype)
+    cache.kv.fill_(torch.nan)
+    context = model.prefix(torch.tensor([1, 3]))
+    logits = []
+    stack.run(context, cache, 1)  # a pass that asks nothing
+    start = 0
+    for number, size in enumerate(SIZES):
+        positions = orders[:, start : start + size]
+        known = orders[:, start - 1 : start] if start else orders[:, :1]
+        context = model.token_context(tokens.gather(1, known), known)
+        rows = torch.cat([context, model.query_rows(positions)], dim=1)
+        if number >= len(SIZES) - 2:  # as few rows as there can be
+            rows, context = rows[:1], context[:1]
+        logits.append(stack.logits(stack.run(rows, cache, context.shape[1])))
+        start += size
+    return logits
+
+
+def check_same(model: LPD, kind: type[DecodeStack], dtype: torch.dtype) -> None:
+    expected = logits_of(model, model.stack(dtype))
+    for ours, theirs in zip(logits_of(model, model.stack(dtype, kind)), expected, strict=True):
+        error = (ours - theirs).abs().max() / theirs.abs().max()
+        assert error <= TOLERANCES[dtype]
+
+
+@needs_packing
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_packed_weights_give_the_same_logits(tiny_model: LPD, dtype: torch.dtype) -> None:
+    check_same(tiny_model, PackedStack, dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_fused_operators_give_the_same_logits(tiny_model: LPD, dtype: torch.dtype) -> None:
+    check_same(tiny_model, FusedStack, dtype)
+
+
+@needs_packing
+def test_packed_weights_are_a_copy(tiny_config: LPDConfig) -> None:
+    model = LPD(tiny_config).eval().requires_grad_(False)
+    model.init_weights()
+    stack = model.stack(kind=PackedStack)
+    before = logits_of(model, stack)
+    for block in model.blocks:
+        for parameter in block.attn.parameters():
+            parameter.mul_(3)
+    assert torch.equal(logits_of(model, stack)[-1], before[-1])
+    assert not torch.equal(logits_of(model, model.stack())[-1], before[-1])
+
+
+@pytest.fixture
+def fresh_compiler() -> Iterator[None]:
+    backends._compiled.cache_clear()
+    torch._dynamo.reset()
+    counters.clear()
+    yield
+    backends._compiled.cache_clear()
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fresh_compiler")
+def test_one_compilation_serves_all_blocks_and_passes(tiny_model: LPD) -> None:
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        check_same(tiny_model, CompiledStack, torch.float32)
+    # Before the first attention, between two, after the last.
+    assert counters["stats"]["unique_graphs"] == 3
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fresh_compiler")
+def test_compiled_bfloat16_gives_the_same_logits(tiny_model: LPD) -> None:
+    check_same(tiny_model, CompiledStack, torch.bfloat16)
+
+
+def test_where_nothing_compiles_decoding_goes_on_with_one_warning(
+    tiny_model: LPD, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_compiler(function: Callable[..., object], device_type: str) -> Callable[..., object]:
+        def fail(*arguments: object) -> object:
+            raise RuntimeError("InvalidCxxCompiler: no working C++ compiler")
+
+        return fail
+
+    monkeypatch.setattr(backends, "_compiled", no_compiler)
+    stack = tiny_model.stack(kind=CompiledStack)
+    with pytest.warns(UserWarning, match="operator by operator.*no working C") as caught:
+        logits = logits_of(tiny_model, stack)
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        logits_of(tiny_model, stack)
+    expected = logits_of(tiny_model, tiny_model.stack())
+    assert all(torch.equal(*each) for each in zip(logits, expected, strict=True))
+
+
+@pytest.mark.parametrize("name", ["packed", "fused"])
+def test_decoding_draws_the_same_tokens_but_for_near_ties(tiny_model: LPD, name: str) -> None:
+    if name == "packed" and not can_pack():
+        pytest.skip("torch has no oneDNN")
+    way = TABLE[name]
+    images = np.arange(256)
+    arguments = (
+        torch.from_numpy(images % 3),
+        make_plan(OrderConfig(), (4, 4), SIZES, 0, images),
+        torch.from_numpy(token_uniforms(0, images, 16)),
+        SamplingConfig(cfg=3.0),
+    )
+    expected = Sampler(tiny_model, 256)(*arguments)
+    codes = Sampler(tiny_model, 256, tiny_model.stack(kind=way.stack), way.choose)(*arguments)
+    # 4096 tokens of up to 24 borders that move by some 1e-6: 0.1 are expected to flip, and what an
+    # image decodes after that.
+    assert (codes != expected).any(dim=1).sum() <= 2
+
+
+def test_every_backend_is_in_the_table() -> None:
+    assert set(TABLE) == set(BACKENDS)
+
+
+def test_unknown_backends_are_refused() -> None:
+    with pytest.raises(InputError, match="unknown backend 'fast': choose from auto, eager"):
+        ExecutionOptions(backend="fast")
+
+
+def test_auto_packs_what_gains_by_it(tiny_model: LPD, monkeypatch: pytest.MonkeyPatch) -> None:
+    def chosen(dtype: torch.dtype, model: LPD = tiny_model) -> str:
+        return choose_backend(AUTO, model, dtype)
+
+    monkeypatch.setattr(backends, "can_pack", lambda: True)
+    assert chosen(torch.float32) == "eager"  # few weights: results stay what they are
+    assert chosen(torch.bfloat16) == "packed"
+    with torch.device("meta"):
+        assert chosen(torch.float32, LPD(tiny_model.config)) == "eager"
+    monkeypatch.setattr(backends, "_PACK_FROM_BYTES", 1000)
+    assert chosen(torch.float32) == "packed"
+    training = LPD(tiny_model.config)
+    assert chosen(torch.float32, training) == "eager"  # its weights change
+    monkeypatch.setattr(backends, "can_pack", lambda: False)
+    assert chosen(torch.bfloat16) == "eager"
+    assert choose_backend("compiled", tiny_model, torch.float32) == "compiled"
+
+
+def test_a_generator_says_which_backend_it_uses(tiny_model: LPD, tokenizer_folder: str) -> None:
+    tokenizer = VQTokenizer.from_pretrained(tokenizer_folder, torch.device("cpu"))
+    assert ImageGenerator(tiny_model, tokenizer).backend == "eager"
+    assert ImageGenerator(tiny_model, tokenizer, backend="compiled").backend == "compiled"

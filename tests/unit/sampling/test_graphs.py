@@ -1,0 +1,318 @@
+"""Generation by recorded graphs, with a recorder that needs no GPU."""
+
+import gc
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lpd.generation import ImageGenerator
+from lpd.models.lpd import LPD
+from lpd.orders.plan import DecodePlan
+from lpd.orders.registry import OrderConfig, make_plan
+from lpd.sampling.config import SamplingConfig
+from lpd.sampling.graphs import GraphRunner, Outputs
+from lpd.sampling.sampler import DecodeInputs
+from lpd.tokenizer.vq_tokenizer import VQTokenizer
+
+PLAIN = SamplingConfig()
+GUIDED = SamplingConfig(cfg=3.0)
+
+
+class Tape(TorchDispatchMode):
+    """Records operators with the memory they work on, as a CUDA graph records kernels: what Python
+    decided while recording is fixed, and only what is in that memory may differ in a replay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[tuple[Any, Any, Any, Any]] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        self.steps.append((function, args, kwargs, result))
+        return result
+
+    def replay(self) -> None:
+        with torch.inference_mode():
+            for function, args, kwargs, result in self.steps:
+                if function is torch.ops.aten.empty.memory_format:
+                    result.fill_(77)  # what is read before it is written shows
+                    continue
+                inputs = {memory(each) for each in tensors((args, kwargs))}
+                again = function(*args, **kwargs)
+                for old, new in zip(tensors(result), tensors(again), strict=True):
+                    assert (old.shape, old.stride()) == (new.shape, new.stride())
+                    if memory(old) not in inputs:  # else a view, or written in place
+                        old.copy_(new)
+
+
+def tensors(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
+def memory(tensor: torch.Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+class TapeRecorder:
+    """Records tapes."""
+
+    def __init__(self) -> None:
+        self.recorded = 0
+        self.replayed = 0
+
+    def record(self, work: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
+        tape = Tape()
+        with tape:
+            outputs = work()
+        self.recorded += 1
+
+        def replay() -> None:
+            self.replayed += 1
+            for each in outputs:
+                each.fill_(77)  # what is not written shows
+            tape.replay()
+
+        return replay, outputs
+
+
+class Unable:
+    """Records nothing."""
+
+    def record(self, work: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tokenizer_folder: Path) -> VQTokenizer:
+    return VQTokenizer.from_pretrained(tokenizer_folder, torch.device("cpu"))
+
+
+@pytest.fixture
+def eager(tiny_model: LPD, tokenizer: VQTokenizer) -> ImageGenerator:
+    return ImageGenerator(tiny_model, tokenizer, batch_size=6)
+
+
+@pytest.fixture
+def captured(tiny_model: LPD, tokenizer: VQTokenizer) -> ImageGenerator:
+    return recording_generator(tiny_model, tokenizer, TapeRecorder())
+
+
+def recording_generator(
+    model: LPD, tokenizer: VQTokenizer, recorder: Any, **options: Any
+) -> ImageGenerator:
+    generator = ImageGenerator(model, tokenizer, batch_size=6)
+    generator.graphs = GraphRunner(generator._work, recorder, batch_size=6, **options)
+    return generator
+
+
+def batch(
+    seed: int,
+    count: int,
+    sizes: tuple[int, ...] = (1, 2, 5, 8),
+    sampling: SamplingConfig = GUIDED,
+    num_known: int = 0,
+) -> dict[str, Any]:
+    """The arguments of generating ``count`` images that are another run's for every seed."""
+    images = np.arange(count)
+    rows = np.stack([np.random.default_rng((seed, i)).permutation(16) for i in images])
+    known = np.zeros((count, 16), dtype=bool)
+    np.put_along_axis(known, rows[:, :num_known], True, axis=1)
+    return {
+        "labels": [None if each == 3 else int(each) for each in (images + seed) % 4],
+        "plan": make_plan(OrderConfig(), (4, 4), sizes, seed, images, known),
+        "seed": seed,
+        "image_indices": images,
+        "sampling": sampling,
+        "known_codes": np.random.default_rng(seed).integers(24, size=(count, 16)),
+    }
+
+
+def check_same(eager: ImageGenerator, captured: ImageGenerator, arguments: dict[str, Any]) -> None:
+    expected, actual = eager.generate(**arguments), captured.generate(**arguments)
+    assert torch.equal(actual.codes, expected.codes)
+    # A batch's size chooses kernels, and a pixel may round the other way.
+    assert (actual.images.int() - expected.images.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        PLAIN,
+        GUIDED,
+        SamplingConfig(cfg=0.5, cfg_schedule="constant", temperature=0.7),
+        SamplingConfig(cfg=3.0, top_k=5),
+        SamplingConfig(top_p=0.8),
+        SamplingConfig(top_k=1),
+    ],
+    ids=str,
+)
+def test_a_replay_draws_the_eager_twins_tokens(
+    eager: ImageGenerator, captured: ImageGenerator, sampling: SamplingConfig
+) -> None:
+    for seed in range(4):  # the first records; the others have other labels, orders and uniforms
+        check_same(eager, captured, batch(seed, 4, sampling=sampling))
+    assert captured.graphs is not None
+    assert captured.graphs.num_recorded == 1
+
+
+@given(data=st.data())
+@settings(max_examples=20, deadline=None)
+def test_any_sequence_of_batches_gives_what_the_eager_twin_gives(
+    tiny_model: LPD, tokenizer: VQTokenizer, data: st.DataObject
+) -> None:
+    """Plans, batch sizes, guidance and known cells in any order; graphs come and go."""
+    eager = ImageGenerator(tiny_model, tokenizer, batch_size=6)
+    captured = recording_generator(tiny_model, tokenizer, TapeRecorder(), capacity=2)
+    for seed in range(data.draw(st.integers(1, 6))):
+        num_known = data.draw(st.sampled_from([0, 0, 3]))
+        sizes = data.draw(st.sampled_from([(1, 2, 5, 8 - num_known), (6, 10 - num_known)]))
+        check_same(
+            eager,
+            captured,
+            batch(
+                seed,
+                data.draw(st.integers(1, 6)),
+                sizes,
+                data.draw(st.sampled_from([PLAIN, GUIDED])),
+                num_known,
+            ),
+        )
+
+
+def test_two_plans_alternate_between_two_graphs(
+    tiny_model: LPD, tokenizer: VQTokenizer, eager: ImageGenerator
+) -> None:
+    recorder = TapeRecorder()
+    captured = recording_generator(tiny_model, tokenizer, recorder)
+    for seed in range(3):
+        check_same(eager, captured, batch(seed, 2, (1, 2, 5, 8)))
+        check_same(eager, captured, batch(seed, 2, (4, 4, 8)))
+    assert (recorder.recorded, recorder.replayed) == (2, 6)
+
+
+def test_another_scale_needs_no_other_graph(
+    tiny_model: LPD, tokenizer: VQTokenizer, eager: ImageGenerator
+) -> None:
+    recorder = TapeRecorder()
+    captured = recording_generator(tiny_model, tokenizer, recorder)
+    for cfg in (1.5, 3.0, 8.0):
+        check_same(eager, captured, batch(0, 2, sampling=SamplingConfig(cfg=cfg)))
+    assert recorder.recorded == 1
+    check_same(eager, captured, batch(0, 2, sampling=SamplingConfig(cfg=3.0, temperature=0.5)))
+    assert recorder.recorded == 2
+
+
+def test_batches_share_the_graphs_of_rounded_sizes(
+    tiny_model: LPD, tokenizer: VQTokenizer, eager: ImageGenerator
+) -> None:
+    recorder = TapeRecorder()
+    captured = recording_generator(tiny_model, tokenizer, recorder)
+    for count, recorded in [(3, 1), (4, 1), (1, 2), (2, 3), (5, 4), (6, 4), (3, 4)]:
+        check_same(eager, captured, batch(count, count))
+        assert recorder.recorded == recorded
+
+
+def test_the_least_recently_used_graph_goes_first(tiny_model: LPD, tokenizer: VQTokenizer) -> None:
+    recorder = TapeRecorder()
+    captured = recording_generator(tiny_model, tokenizer, recorder, capacity=2)
+    first, second, third = ((4, 12), (5, 11), (6, 10))
+    for sizes, recorded in [
+        (first, 1),
+        (second, 2),
+        (first, 2),
+        (third, 3),  # in place of the second
+        (first, 3),
+        (second, 4),  # in place of the third
+        (first, 4),
+    ]:
+        captured.generate(**batch(0, 2, sizes))
+        assert recorder.recorded == recorded
+        assert captured.graphs is not None
+        assert captured.graphs.num_recorded <= 2
+
+
+def test_outputs_stay_as_they_are(captured: ImageGenerator) -> None:
+    first = captured.generate(**batch(0, 2))
+    codes, images = first.codes.clone(), first.images.clone()
+    captured.generate(**batch(1, 2))
+    assert torch.equal(first.codes, codes)
+    assert torch.equal(first.images, images)
+
+
+def test_what_cannot_be_recorded_is_run_with_one_warning(
+    tiny_model: LPD, tokenizer: VQTokenizer, eager: ImageGenerator
+) -> None:
+    captured = recording_generator(tiny_model, tokenizer, Unable())
+    with pytest.warns(UserWarning, match=r"not captured .*: operation not permitted") as caught:
+        check_same(eager, captured, batch(0, 2))
+    assert len(caught) == 1
+    assert "and more" not in str(caught[0].message)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_same(eager, captured, batch(1, 5))
+
+
+def test_a_mistake_in_the_work_is_not_hidden() -> None:
+    def work(_: DecodeInputs) -> Outputs:
+        raise RuntimeError("shapes differ")
+
+    runner = GraphRunner(work, TapeRecorder(), batch_size=2)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        runner(decode_inputs())
+
+
+def decode_inputs() -> DecodeInputs:
+    plan = DecodePlan(np.arange(4)[None], (1, 3))
+    nothing = torch.zeros(1, 0, dtype=torch.int64)
+    return DecodeInputs(
+        condition=torch.zeros(1, dtype=torch.int64),
+        orders=torch.from_numpy(plan.orders),
+        uniforms=torch.zeros(1, 4),
+        scales=torch.ones(4),
+        known=nothing,
+        codes=torch.zeros(1, 4, dtype=torch.int64),
+        group_sizes=plan.group_sizes,
+        guided=(False, False),
+        config=PLAIN,
+    )
+
+
+def test_the_tape_tells_a_decision_made_while_recording() -> None:
+    """The stand-in is good for something: what a graph would freeze, it freezes."""
+
+    def work(inputs: DecodeInputs) -> Outputs:
+        return (inputs.uniforms + float(inputs.uniforms.sum()),)  # the sum is read by the host
+
+    runner = GraphRunner(work, TapeRecorder(), batch_size=2)
+    inputs = decode_inputs()
+    (before,) = runner(inputs)
+    inputs.uniforms.fill_(1.0)
+    (after,) = runner(inputs)
+    assert before.tolist() == [[0.0] * 4]
+    assert after.tolist() == [[1.0] * 4]  # not 5
+
+
+def test_replays_allocate_nothing_that_stays(captured: ImageGenerator) -> None:
+    for seed in range(2):
+        captured.generate(**batch(seed, 3))
+    before = live_bytes()
+    for seed in range(3):
+        captured.generate(**batch(seed, 3))
+    assert live_bytes() == before
+
+
+def live_bytes() -> int:
+    """Of all tensors there are."""
+    gc.collect()
+    alive = [each for each in gc.get_objects() if type(each) is torch.Tensor]
+    return sum({memory(each): each.untyped_storage().nbytes() for each in alive}.values())
