@@ -1,0 +1,175 @@
+"""scripts/benchmark/sampling.py measures all ways, and its last line is its record."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from scripts.benchmark import records, sampling
+from scripts.benchmark.records import DEFAULT, EAGER, RASTER, Record
+from scripts.benchmark.sampling import BenchmarkConfig, Step
+
+
+@pytest.fixture(autouse=True)
+def _small_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "COPIED_BYTES", {"cpu": 2**20})
+    monkeypatch.setattr(sampling, "MATRIX_SIDE", {"cpu": 128})
+
+
+def small(path: Path, **changes: object) -> BenchmarkConfig:
+    values: dict[str, object] = {
+        "preset": "lpd_tiny",
+        "img_size": 32,
+        "steps": 2,
+        "device": "cpu",
+        "repetitions": 2,
+        "raster_repetitions": 1,
+        "results": path,
+    }
+    return BenchmarkConfig(**{**values, **changes})
+
+
+@pytest.mark.slow
+def test_the_record_has_every_way_and_ratio(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "results.jsonl"
+    sampling.run(small(path, batch_size=2))
+    *table, line = capsys.readouterr().out.splitlines()
+    record = Record.from_json(line)
+    assert records.read(path) == [record]
+    assert (record.preset, record.dtype, record.group_sizes) == ("lpd_tiny", "float32", (1, 3))
+    assert record.device_type == "cpu"
+    ways = record.ways
+    assert list(ways) == [DEFAULT, EAGER, RASTER]
+    assert [each.num_passes for each in ways.values()] == [2, 2, 4]
+    assert [each.end_to_end.runs for each in ways.values()] == [2, 2, 1]
+    for name, way in ways.items():
+        assert way.end_to_end.low <= way.end_to_end.median <= way.end_to_end.high
+        assert way.passes == pytest.approx(way.end_to_end.median - way.decoder.median)
+        assert way.per_pass == pytest.approx(way.passes / way.num_passes)
+        assert way.images_per_second == pytest.approx(2000 / way.end_to_end.median)
+        assert way.bandwidth_share == pytest.approx(way.bandwidth / record.bandwidth_ceiling)
+        assert way.flop_share == pytest.approx(way.flop_rate / record.flop_ceiling)
+        assert way.speedup_over_eager > 0
+        assert way.speedup_over_raster > 0
+        assert way.kernels_per_pass is None  # which a CPU does not launch
+        assert any(row.startswith(name) for row in table)
+    assert ways[EAGER].speedup_over_eager == ways[RASTER].speedup_over_raster == 1
+    if ways[DEFAULT].passes > 0:
+        expected = record.pass_bytes / (1e-3 * ways[DEFAULT].passes)
+        assert ways[DEFAULT].bandwidth == pytest.approx(expected)
+    assert record.launches_per_pass > 4 * 10  # four blocks
+    assert record.peak_memory > 2**20
+    assert record.throughput == ()
+
+
+@pytest.mark.slow
+def test_in_bf16_with_larger_batches_and_without_a_record(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampling, "FIRST_THROUGHPUT_BATCH", 1)
+    monkeypatch.setattr(sampling, "LAST_THROUGHPUT_BATCH", 2)
+    monkeypatch.setattr(sampling, "LEAST_GAIN", 0)
+    monkeypatch.setattr(sampling, "THROUGHPUT_ROUNDS", 1)
+    path = tmp_path / "results.jsonl"
+    sampling.run(small(path, bf16=True, throughput=True, record=False, cfg=1.0, repetitions=1))
+    record = Record.from_json(capsys.readouterr().out.splitlines()[-1])
+    assert not path.exists()
+    assert record.dtype == "bfloat16"
+    assert [each.batch_size for each in record.throughput] == [1, 2]
+    assert all(each.images_per_second > 0 for each in record.throughput)
+
+
+def test_larger_batches_end_with_the_memory_or_the_gain(monkeypatch: pytest.MonkeyPatch) -> None:
+    class StandIn(sampling.Case):
+        def __init__(self, seconds: dict[int, float]) -> None:
+            object.__setattr__(self, "device", torch.device("cpu"))
+            object.__setattr__(self, "times", seconds)
+
+        def generator(self, batch_size: int, backend: str, *, cuda_graphs: bool) -> int:
+            return batch_size
+
+        def generation(self, generator: int, source: object, batch_size: int) -> Callable[[], None]:
+            if batch_size not in self.times:
+                raise torch.OutOfMemoryError
+            return lambda: None
+
+        def seconds(self, run: Callable[[], object]) -> float:
+            return next(self.turn)
+
+    def rates(seconds: dict[int, float]) -> list[float]:
+        case = StandIn(seconds)
+        turns = (each for each in seconds.values() for _ in range(sampling.THROUGHPUT_ROUNDS))
+        object.__setattr__(case, "turn", turns)
+        return [
+            each.images_per_second for each in sampling.throughputs(case, None, BenchmarkConfig())
+        ]
+
+    assert rates({64: 1, 128: 1, 256: 1}) == [64, 128, 256]  # then the memory ends
+    assert rates({64: 1, 128: 1, 256: 1.99, 512: 1}) == [64, 128, pytest.approx(128.6, abs=0.1)]
+
+
+def test_spread_and_ratios_are_those_worked_by_hand() -> None:
+    step = Step(run=lambda: None, rounds=5, seconds=[0.001, 0.002, 0.003, 0.004, 0.010])
+    times = step.times()
+    assert [times.median, times.low, times.high] == pytest.approx([3, 2, 4])
+    one = Step(run=lambda: None, rounds=1, seconds=[0.5]).times()
+    assert (one.median, one.low, one.high, one.runs) == (500, 500, 500, 1)
+    # Round by round 4, 1 and 2 times as long; its fourth round has no partner.
+    other = Step(run=lambda: None, rounds=4, seconds=[0.004, 0.002, 0.006])
+    assert step.ratio_of(other) == 2
+
+
+def test_everything_has_its_turn_in_each_round() -> None:
+    turns: list[str] = []
+    steps = [
+        Step(run=lambda: turns.append("a"), rounds=3),
+        Step(run=lambda: turns.append("b"), rounds=1),
+        Step(run=lambda: turns.append("c"), rounds=2),
+    ]
+    case = object.__new__(sampling.Case)
+    object.__setattr__(case, "device", torch.device("cpu"))
+    sampling.take_turns(case, steps)
+    assert turns == list("abc" + "ac" + "a")
+    assert [len(step.seconds) for step in steps] == [3, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--preset", "lpd_s"], "unknown model 'lpd_s': choose from lpd_tiny"),
+        (["--img_size", "128"], "steps has no default at img_size 128"),
+        (["--batch_size", "0"], "batch_size must be at least 1, got 0"),
+        (["--warmup", "-1"], "warmup must not be negative, got -1"),
+        (["--bf16", "--no-bf16"], "exclude each other"),
+        (["--cfg", "nan"], "cfg must be finite"),
+        (["--device", "tpu"], "device must be like cpu, cuda"),
+        (["--steps", "257", "--device", "cpu"], "257 generation steps do not fit 256"),
+        (
+            ["--img_size", "250", "--steps", "4", "--device", "cpu"],
+            "img_size 250 must be a multiple",
+        ),
+    ],
+)
+def test_wrong_flags_end_it_with_exit_code_2(
+    flags: list[str], message: str, monkeypatch: pytest.MonkeyPatch, said: Callable[[], str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sampling.py", "--no-record", *flags])
+    with pytest.raises(SystemExit) as exit_:
+        sampling.main()
+    assert exit_.value.code == 2
+    assert message in said()
+
+
+def test_a_damaged_results_file_is_named_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text(json.dumps({"preset": "lpd_l"}) + "\n")
+    monkeypatch.setattr(sampling, "measure", lambda *_: pytest.fail("measured"))
+    with pytest.raises(ValueError, match=r"results.jsonl, line 1: "):
+        sampling.run(small(path))
