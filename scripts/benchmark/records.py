@@ -61,7 +61,7 @@ class Way:
     preparation_seconds: float | None
     """First call less the median: compiling, capturing, filling caches; None without a warm-up."""
     capture_seconds: float | None
-    """Of that, capturing CUDA graphs; None without them."""
+    """Of all calls, spent on capturing CUDA graphs; None without them."""
     kernels_per_pass: float | None
     """On CUDA, by the profiler; None where it was not counted."""
     decoder_kernels: int | None

@@ -17,8 +17,8 @@ On CUDA at batch size 1 the throughput is measured as well, from batch 64 on, do
 or gain ends.
 """
 
+import dataclasses
 import datetime
-import inspect
 import platform
 import resource
 import shlex
@@ -41,10 +41,12 @@ from lpd.distributed import pick_device
 from lpd.errors import InputError
 from lpd.generation import ImageGenerator
 from lpd.models.lpd import LPD, LPDConfig, preset_shape
+from lpd.options import Flat
 from lpd.orders.group_sizes import GroupSizeOptions, GroupSizes
 from lpd.orders.request import OrderOptions, PlanSource
 from lpd.pretrained import config_of_preset
 from lpd.sampling.config import SamplingConfig
+from lpd.sampling.execution import BACKENDS, ExecutionOptions
 from lpd.sampling.guidance import guidance_scales
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
@@ -56,6 +58,8 @@ from scripts.benchmark.results import summary
 from scripts.benchmark.work import Work, decoder_flops, work_of_passes
 
 SEED = 0
+CPU_BACKEND = "packed"
+EAGER_EXECUTION = ExecutionOptions(backend=EAGER, cuda_graphs=False)
 PUBLISHED_STEPS = {256: 20, 512: 48}  # by image size
 FIRST_THROUGHPUT_BATCH = 64  # the paper's
 LAST_THROUGHPUT_BATCH = 4096
@@ -89,10 +93,7 @@ class BenchmarkConfig:
     """Compute in bfloat16; the default on CUDA."""
     no_bf16: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Compute in float32; the default on a CPU."""
-    backend: str = "auto"
-    """How the default way runs the blocks."""
-    cuda_graphs: bool = True
-    """On CUDA, one graph for a whole generation in the default way and the other backends."""
+    execution: Annotated[ExecutionOptions, Flat] = field(default_factory=ExecutionOptions)
     repetitions: int | None = None
     """Rounds; by default 30 on CUDA and 5 on a CPU."""
     raster_repetitions: int | None = None
@@ -141,16 +142,15 @@ class Case:
         """What linear layers are computed in."""
         return torch.bfloat16 if self.bf16 else torch.float32
 
-    def generator(self, batch_size: int, backend: str, *, cuda_graphs: bool) -> ImageGenerator:
+    def generator(self, batch_size: int, execution: ExecutionOptions) -> ImageGenerator:
         """A generator of these models."""
-        options = {"backend": backend, "cuda_graphs": cuda_graphs}
-        known = inspect.signature(ImageGenerator).parameters
         return ImageGenerator(
             self.model,
             self.tokenizer,
             batch_size=batch_size,
             bf16=self.bf16,
-            **{name: value for name, value in options.items() if name in known},
+            backend=execution.backend,
+            cuda_graphs=execution.cuda_graphs,
         )
 
     def generation(
@@ -275,21 +275,16 @@ def decoder_alone(case: Case, generator: ImageGenerator, codes: Tensor) -> Calla
     return graph.replay
 
 
-def backend_of(generator: ImageGenerator) -> str:
-    """What a generator runs the blocks with."""
-    return getattr(generator, "backend", EAGER)
-
-
 def in_graph(generator: ImageGenerator) -> bool:
     """Whether what the generator has generated went through a CUDA graph."""
-    graphs = getattr(generator, "graphs", None)
-    return graphs is not None and graphs.captured > 0
+    return generator.graphs is not None and generator.graphs.num_recorded > 0
 
 
 def other_backends(device: torch.device, default: str) -> list[str]:
     """The backends for a device beside the default one and the eager twin."""
-    for_cuda = ["compiled", "fused"] if device.type == "cuda" else []
-    return [name for name in for_cuda if name not in (default, EAGER)]
+    if device.type == "cpu":
+        return []  # one more would take a CPU too long
+    return [name for name in BACKENDS if name not in (default, EAGER, CPU_BACKEND)]
 
 
 def ceilings(case: Case, rounds: int) -> tuple[Step, Step, float, float]:
@@ -321,7 +316,7 @@ def throughputs(case: Case, source: PlanSource, config: BenchmarkConfig) -> Iter
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats(case.device)
         try:
-            generator = case.generator(batch_size, config.backend, cuda_graphs=config.cuda_graphs)
+            generator = case.generator(batch_size, config.execution)
             generate = case.generation(generator, source, batch_size)
             for _ in range(2):
                 generate()
@@ -390,15 +385,15 @@ def measure(config: BenchmarkConfig, device: torch.device) -> Record:
 
     if on_cuda:
         torch.cuda.reset_peak_memory_stats(device)
-    generator = case.generator(batch_size, config.backend, cuda_graphs=config.cuda_graphs)
+    generator = case.generator(batch_size, config.execution)
     candidates = {DEFAULT: candidate(generator)}
     memory = peak_memory(device)  # before the others take theirs
-    candidates[EAGER] = candidate(case.generator(batch_size, EAGER, cuda_graphs=False))
+    candidates[EAGER] = candidate(case.generator(batch_size, EAGER_EXECUTION))
     candidates[RASTER] = candidate(generator, raster_source)
-    for name in other_backends(device, backend_of(generator)):
+    for name in other_backends(device, generator.backend):
         try:
-            other = case.generator(batch_size, name, cuda_graphs=config.cuda_graphs)
-            candidates[name] = candidate(other)
+            execution = dataclasses.replace(config.execution, backend=name)
+            candidates[name] = candidate(case.generator(batch_size, execution))
         except InputError as error:
             print(f"{name} is not measured: {error}", flush=True)
     copy, matmul, copied_bytes, matmul_flops = ceilings(case, rounds)
@@ -490,9 +485,9 @@ def way_of(
         decoder_kernels = profiled_launches(candidate.decoder.run).total()
         kernels = profiled_launches(candidate.step.run).total() - decoder_kernels
     first = candidate.step.first
-    graphs = getattr(generator, "graphs", None) if in_graph(generator) else None
+    graphs = generator.graphs if in_graph(generator) else None
     return Way(
-        backend=backend_of(generator),
+        backend=generator.backend,
         cuda_graph=in_graph(generator),
         num_passes=len(sizes),
         end_to_end=end_to_end,
@@ -507,7 +502,7 @@ def way_of(
         flop_rate=flop_rate,
         flop_share=flop_rate / ceilings[1],
         preparation_seconds=None if first is None else max(0.0, first - 1e-3 * end_to_end.median),
-        capture_seconds=None if graphs is None else graphs.capture_seconds,
+        capture_seconds=None if graphs is None else graphs.record_seconds,
         kernels_per_pass=None if kernels is None else kernels / len(sizes),
         decoder_kernels=decoder_kernels,
     )

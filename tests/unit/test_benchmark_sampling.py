@@ -90,7 +90,7 @@ def test_larger_batches_end_with_the_memory_or_the_gain(monkeypatch: pytest.Monk
             object.__setattr__(self, "device", torch.device("cpu"))
             object.__setattr__(self, "times", seconds)
 
-        def generator(self, batch_size: int, backend: str, *, cuda_graphs: bool) -> int:
+        def generator(self, batch_size: int, execution: object) -> int:
             return batch_size
 
         def generation(self, generator: int, source: object, batch_size: int) -> Callable[[], None]:
