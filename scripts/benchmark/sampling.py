@@ -118,12 +118,10 @@ class BenchmarkConfig:
                 f"steps has no default at img_size {self.img_size}, only at "
                 f"{' and '.join(map(str, PUBLISHED_STEPS))}: give it"
             )
-        for name in ("steps", "batch_size", "repetitions", "raster_repetitions"):
+        for name in ("steps", "batch_size", "repetitions", "raster_repetitions", "warmup"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
-        if self.warmup is not None and self.warmup < 0:
-            raise InputError(f"warmup must not be negative, got {self.warmup}")
         SamplingConfig(cfg=self.cfg)
 
 

@@ -144,7 +144,7 @@ def test_everything_has_its_turn_in_each_round() -> None:
         (["--preset", "lpd_s"], "unknown model 'lpd_s': choose from lpd_tiny"),
         (["--img_size", "128"], "steps has no default at img_size 128"),
         (["--batch_size", "0"], "batch_size must be at least 1, got 0"),
-        (["--warmup", "-1"], "warmup must not be negative, got -1"),
+        (["--warmup", "0"], "warmup must be at least 1, got 0"),
         (["--bf16", "--no-bf16"], "exclude each other"),
         (["--cfg", "nan"], "cfg must be finite"),
         (["--device", "tpu"], "device must be like cpu, cuda"),
