@@ -48,7 +48,7 @@ class Way:
     per_pass: float
     images_per_second: float
     speedup_over_eager: float
-    """Median over the rounds of the eager twin's time through this way's."""
+    """The eager twin's median through this way's."""
     speedup_over_raster: float
     bandwidth: float
     """Bytes that the passes must move, through their time; 0 where that cannot be told from 0."""

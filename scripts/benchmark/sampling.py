@@ -8,10 +8,10 @@ the same rounds the ceilings are measured: a copy within memory and a product of
 The decoder of the tokenizer is timed by itself too (in a CUDA graph of its own where the way is one
 graph), and what is left of a way's time are its passes.
 
-A time is the median over rounds, with the quartiles as its spread; a ratio is the median of the
-rounds' ratios. What the passes must move and compute is counted in scripts/benchmark/work.py. The
-last line is the whole record as JSON; it is added to the results file, from which
-scripts/benchmark/results.py makes the tables of BENCHMARKS.md.
+A time is the median over rounds, with the quartiles as its spread; a ratio is that of medians. What
+the passes must move and compute is counted in scripts/benchmark/work.py. The last line is the whole
+record as JSON; it is added to the results file, from which scripts/benchmark/results.py makes the
+tables of BENCHMARKS.md.
 
 On CUDA at batch size 1 the throughput is measured as well, from batch 64 on, doubled until memory
 or gain ends.
@@ -217,12 +217,6 @@ class Step:
             median=statistics.median(milliseconds), low=low, high=high, runs=len(milliseconds)
         )
 
-    def ratio_of(self, other: "Step") -> float:
-        """The other's time through this one's, as the median over the rounds that both had."""
-        return statistics.median(
-            theirs / own for theirs, own in zip(other.seconds, self.seconds, strict=False)
-        )
-
 
 @dataclass(kw_only=True)
 class Candidate:
@@ -235,10 +229,11 @@ class Candidate:
 
 
 def take_turns(case: Case, steps: list[Step]) -> None:
-    """Run all rounds."""
-    for number in range(max(step.rounds for step in steps)):
+    """Run all rounds. What has fewer turns than there are rounds has them evenly spread."""
+    num_rounds = max(step.rounds for step in steps)
+    for number in range(num_rounds):
         for step in steps:
-            if number < step.rounds:
+            if (number + 1) * step.rounds // num_rounds > number * step.rounds // num_rounds:
                 step.seconds.append(case.seconds(step.run))
 
 
@@ -368,7 +363,9 @@ def measure(config: BenchmarkConfig, device: torch.device) -> Record:
     raster_rounds = min(rounds, config.raster_repetitions or (rounds if on_cuda else 2))
     warmup = (3 if on_cuda else 1) if config.warmup is None else config.warmup
 
-    def candidate(generator: ImageGenerator, source: PlanSource = source) -> Candidate:
+    def candidate(
+        generator: ImageGenerator, source: PlanSource = source, decoder: Step | None = None
+    ) -> Candidate:
         is_raster = source is raster_source
         step = Step(
             run=case.generation(generator, source, batch_size),
@@ -377,8 +374,9 @@ def measure(config: BenchmarkConfig, device: torch.device) -> Record:
         for _ in range(0 if is_raster and not on_cuda else warmup):
             seconds = case.seconds(step.run)
             step.first = seconds if step.first is None else step.first
-        codes = torch.zeros(batch_size, num_positions, dtype=torch.int64, device=device)
-        decoder = Step(run=decoder_alone(case, generator, codes), rounds=rounds)
+        if decoder is None:
+            codes = torch.zeros(batch_size, num_positions, dtype=torch.int64, device=device)
+            decoder = Step(run=decoder_alone(case, generator, codes), rounds=rounds)
         return Candidate(generator=generator, source=source, step=step, decoder=decoder)
 
     if on_cuda:
@@ -387,7 +385,7 @@ def measure(config: BenchmarkConfig, device: torch.device) -> Record:
     candidates = {DEFAULT: candidate(generator)}
     memory = peak_memory(device)  # before the others take theirs
     candidates[EAGER] = candidate(case.generator(batch_size, EAGER_EXECUTION))
-    candidates[RASTER] = candidate(generator, raster_source)
+    candidates[RASTER] = candidate(generator, raster_source, candidates[DEFAULT].decoder)
     for name in other_backends(device, generator.backend):
         try:
             execution = dataclasses.replace(config.execution, backend=name)
@@ -399,7 +397,7 @@ def measure(config: BenchmarkConfig, device: torch.device) -> Record:
         case,
         [
             *(each.step for each in candidates.values()),
-            *(each.decoder for each in candidates.values()),
+            *(each.decoder for name, each in candidates.items() if name != RASTER),
             copy,
             matmul,
         ],
@@ -470,6 +468,10 @@ def way_of(
         ceilings: bandwidth and rate of operations.
         batch_size: B.
     """
+
+    def speedup(reference: Candidate) -> float:
+        return statistics.median(reference.step.seconds) / statistics.median(candidate.step.seconds)
+
     generator, sizes = candidate.generator, candidate.source.group_sizes
     end_to_end, decoder = candidate.step.times(), candidate.decoder.times()
     passes = end_to_end.median - decoder.median
@@ -493,8 +495,8 @@ def way_of(
         passes=passes,
         per_pass=passes / len(sizes),
         images_per_second=1e3 * batch_size / end_to_end.median,
-        speedup_over_eager=candidate.step.ratio_of(candidates[EAGER].step),
-        speedup_over_raster=candidate.step.ratio_of(candidates[RASTER].step),
+        speedup_over_eager=speedup(candidates[EAGER]),
+        speedup_over_raster=speedup(candidates[RASTER]),
         bandwidth=bandwidth,
         bandwidth_share=bandwidth / ceilings[0],
         flop_rate=flop_rate,

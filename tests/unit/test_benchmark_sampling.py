@@ -54,11 +54,11 @@ def test_the_record_has_every_way_and_ratio(
         assert way.images_per_second == pytest.approx(2000 / way.end_to_end.median)
         assert way.bandwidth_share == pytest.approx(way.bandwidth / record.bandwidth_ceiling)
         assert way.flop_share == pytest.approx(way.flop_rate / record.flop_ceiling)
-        assert way.speedup_over_eager > 0
-        assert way.speedup_over_raster > 0
         assert way.kernels_per_pass is None  # which a CPU does not launch
         assert any(row.startswith(name) for row in table)
-    assert ways[EAGER].speedup_over_eager == ways[RASTER].speedup_over_raster == 1
+        eager, raster = (ways[each].end_to_end.median for each in (EAGER, RASTER))
+        assert way.speedup_over_eager == pytest.approx(eager / way.end_to_end.median)
+        assert way.speedup_over_raster == pytest.approx(raster / way.end_to_end.median)
     if ways[DEFAULT].passes > 0:
         expected = record.pass_bytes / (1e-3 * ways[DEFAULT].passes)
         assert ways[DEFAULT].bandwidth == pytest.approx(expected)
@@ -113,15 +113,12 @@ def test_larger_batches_end_with_the_memory_or_the_gain(monkeypatch: pytest.Monk
     assert rates({64: 1, 128: 1, 256: 1.99, 512: 1}) == [64, 128, pytest.approx(128.6, abs=0.1)]
 
 
-def test_spread_and_ratios_are_those_worked_by_hand() -> None:
+def test_spread_is_that_worked_by_hand() -> None:
     step = Step(run=lambda: None, rounds=5, seconds=[0.001, 0.002, 0.003, 0.004, 0.010])
     times = step.times()
     assert [times.median, times.low, times.high] == pytest.approx([3, 2, 4])
     one = Step(run=lambda: None, rounds=1, seconds=[0.5]).times()
     assert (one.median, one.low, one.high, one.runs) == (500, 500, 500, 1)
-    # Round by round 4, 1 and 2 times as long; its fourth round has no partner.
-    other = Step(run=lambda: None, rounds=4, seconds=[0.004, 0.002, 0.006])
-    assert step.ratio_of(other) == 2
 
 
 def test_everything_has_its_turn_in_each_round() -> None:
@@ -134,7 +131,7 @@ def test_everything_has_its_turn_in_each_round() -> None:
     case = object.__new__(sampling.Case)
     object.__setattr__(case, "device", torch.device("cpu"))
     sampling.take_turns(case, steps)
-    assert turns == list("abc" + "ac" + "a")
+    assert turns == list("a" + "ac" + "abc")
     assert [len(step.seconds) for step in steps] == [3, 1, 2]
 
 
