@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lpd.ahead import one_ahead
 from lpd.models.lpd import LPD
 from lpd.orders.plan import DecodePlan
 from lpd.orders.request import PlanSource
@@ -236,7 +237,8 @@ class ImageGenerator:
         sampling: SamplingConfig,
         image_indices: npt.NDArray[np.int64] | None = None,
     ) -> Iterator[Generated]:
-        """Generate any number of images, batch by batch.
+        """Generate any number of images, batch by batch; each batch is prepared in a thread while
+        the one before runs.
 
         Args:
             labels: what the n images are to show.
@@ -250,16 +252,24 @@ class ImageGenerator:
         """
         self.model.conditioning.encode(labels)  # a wrong label is named at once
         indices = np.arange(len(labels)) if image_indices is None else image_indices
-        return (
-            self.generate(
+
+        def prepare(rows: slice) -> DecodeInputs:
+            return self.prepare(
                 labels[rows],
                 source.plan(seed, indices[rows]),
                 seed=seed,
                 image_indices=indices[rows],
                 sampling=sampling,
             )
-            for rows in slices(len(labels), self.batch_size)
-        )
+
+        prepared = one_ahead(prepare, slices(len(labels), self.batch_size))
+
+        def run() -> Iterator[Generated]:
+            with contextlib.closing(prepared):
+                for inputs in prepared:
+                    yield self.run(inputs)
+
+        return run()
 
     def decode(self, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
         """Decode (n, N) codes, ``batch_size`` at a time, to (n, 3, H, W) pixels."""

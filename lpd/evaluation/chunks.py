@@ -6,29 +6,35 @@ where a run was interrupted: exactly on CPU in float32; elsewhere a near-tie may
 
 A chunk is a contiguous range of images in one file.
 
+The device is kept busy, over the borders of chunks too: orders, uniforms and labels of the next
+batch are made in a thread while a batch is generated; its images go to the feature extractor where
+they are; and codes and features are read when the next batch has been asked for.
+
 B images of a batch, n images of a chunk, N positions, D features, C logits.
 """
 
-import time
+import contextlib
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 from tqdm import tqdm
 
+from lpd.ahead import one_ahead
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.evaluation.features import FeatureExtractor
+from lpd.evaluation.pending import HostCopy, Mark, mark, one_behind, seconds_between
 from lpd.evaluation.setting import Setting
-from lpd.evaluation.statistics import extract
+from lpd.evaluation.statistics import Extraction, FeatureBatch
 from lpd.files import atomic_path
 from lpd.generation import ImageGenerator, slices
 from lpd.sampling.config import SamplingConfig
+from lpd.sampling.sampler import DecodeInputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +51,24 @@ class Chunk:
     """(n,)"""
     seconds: float
     """Time spent sampling and decoding, without making orders and computing features."""
+    extractor_seconds: float | None = None
+    """Time spent computing features; None in a file of before it was recorded."""
+    wall_seconds: float | None = None
+    """Time from the end of the chunk before, or the start of the work, to the end of this one: all
+    three are by the device's clock, so what the host does meanwhile is in the third alone, and only
+    as far as the device waits for it. None in a file of before it was recorded."""
 
     def __post_init__(self) -> None:
         parts = (self.codes, self.features, self.logits, self.labels)
         assert len({len(part) for part in parts}) == 1
+        assert (self.extractor_seconds is None) == (self.wall_seconds is None)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def save(self, path: Path) -> None:
         """Write the chunk, whole or not at all."""
+        times = (self.seconds, self.extractor_seconds, self.wall_seconds)
         with atomic_path(path) as temporary:
             np.savez(
                 temporary,
@@ -62,7 +76,7 @@ class Chunk:
                 features=self.features,
                 logits=self.logits,
                 labels=self.labels,
-                seconds=np.float64(self.seconds),
+                seconds=np.array([each for each in times if each is not None]),
             )
 
     @classmethod
@@ -74,12 +88,17 @@ class Chunk:
         """
         try:
             with np.load(path, allow_pickle=False) as content:
+                # The first alone in files of before the others were recorded.
+                seconds, *others = np.atleast_1d(content["seconds"]).tolist()
+                extractor_seconds, wall_seconds = others or (None, None)
                 return cls(
                     codes=content["codes"],
                     features=content["features"],
                     logits=content["logits"],
                     labels=content["labels"],
-                    seconds=float(content["seconds"]),
+                    seconds=seconds,
+                    extractor_seconds=extractor_seconds,
+                    wall_seconds=wall_seconds,
                 )
         except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(
@@ -115,6 +134,66 @@ def chunk_tasks(setting: Setting, folder: Path, num_images: int, chunk_size: int
     ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Piece:
+    """The images of a chunk that are generated at once."""
+
+    task: Task
+    rows: slice
+    """Of the chunk's images."""
+
+    @property
+    def image_indices(self) -> npt.NDArray[np.int64]:
+        """(B,)"""
+        return np.asarray(self.task.image_indices[self.rows], dtype=np.int64)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the chunk is complete with it."""
+        return self.rows.stop == len(self.task.image_indices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    """What a batch adds to its chunk."""
+
+    codes: npt.NDArray[np.uint16]
+    """(B, N)"""
+    measured: FeatureBatch
+    times: tuple[float, float, float]
+    """Seconds of the generator, of the extractor, and since the end of the batch before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Launched:
+    """A batch that the device was asked for."""
+
+    piece: _Piece
+    start: Mark
+    generated: Mark
+    extraction: Extraction
+    codes: HostCopy
+
+    @property
+    def end(self) -> Mark:
+        """Behind all of its work."""
+        return self.codes.done
+
+    def read(self, before: Mark) -> _Part:
+        """What comes of it, which is waited for; the batch before ended at a mark."""
+        measured = self.extraction.read()
+        (codes,) = self.codes.read()
+        return _Part(
+            codes=codes.astype(np.uint16),
+            measured=measured,
+            times=(
+                seconds_between(self.start, self.generated),
+                seconds_between(self.generated, self.extraction.computed),
+                seconds_between(before, self.end),
+            ),
+        )
+
+
 class ChunkMaker:
     """Makes the chunks of a run: what all of them share.
 
@@ -138,45 +217,35 @@ class ChunkMaker:
         self._sampling = sampling
         self._seed = seed
 
-    def make(self, task: Task, progress: Callable[[int], object] = lambda n: None) -> Chunk:
-        """Generate a chunk's images and compute their features.
+    def make(
+        self,
+        tasks: Sequence[Task],
+        progress: Callable[[Task, int], object] = lambda task, num_images: None,
+    ) -> Generator[Chunk, None, None]:
+        """Generate the images of chunks and compute their features.
+
+        A chunk is handed out when the first batch of the next one has been asked for.
 
         Args:
-            task: the chunk.
-            progress: called with the number of images after each batch.
+            tasks: the chunks, one after the other.
+            progress: called with a chunk and the number of its images that are new, after each
+                batch.
         """
-        generator = self._generator
-        indices = np.asarray(task.image_indices, dtype=np.int64)  # (n,)
-        labels = indices % generator.num_classes  # (n,)
-        codes: list[npt.NDArray[np.uint16]] = []
-        seconds: list[float] = []
-
-        def images() -> Iterator[Tensor]:
-            for rows in slices(len(indices), generator.batch_size):
-                plan = task.setting.source.plan(self._seed, indices[rows])
-                generator.synchronize()
-                start = time.perf_counter()
-                generated = generator.generate(
-                    labels[rows],
-                    plan,
-                    seed=self._seed,
-                    image_indices=indices[rows],
-                    sampling=self._sampling,
-                )
-                generator.synchronize()
-                seconds.append(time.perf_counter() - start)
-                codes.append(generated.codes.cpu().numpy().astype(np.uint16))
-                yield generated.images
-                progress(len(generated.codes))
-
-        measured = list(extract(images(), self._extractor, generator.device))
-        return Chunk(
-            codes=np.concatenate(codes),
-            features=np.concatenate([batch.features for batch in measured]),
-            logits=np.concatenate([batch.logits for batch in measured]),
-            labels=labels,
-            seconds=sum(seconds),
-        )
+        pieces = [
+            _Piece(task=task, rows=rows)
+            for task in tasks
+            for rows in slices(len(task.image_indices), self._generator.batch_size)
+        ]
+        before = mark(self._generator.device)
+        parts: list[_Part] = []
+        with contextlib.closing(one_ahead(self._prepare, pieces)) as prepared:
+            for batch in one_behind(map(self._launch, pieces, prepared)):
+                parts.append(batch.read(before))
+                before = batch.end
+                progress(batch.piece.task, len(batch.piece.image_indices))
+                if batch.piece.is_last:
+                    yield self._chunk(batch.piece.task, parts)
+                    parts = []
 
     def make_share(self, tasks: list[Task], world: World) -> None:
         """Make and write this process's share of chunks, with a progress bar on rank 0."""
@@ -187,7 +256,52 @@ class ChunkMaker:
             desc=f"generating{processes}",
             unit="image",
             disable=not world.is_main or not share,
-        ) as progress:
-            for task in share:
-                progress.set_postfix_str(task.setting.name, refresh=False)
-                self.make(task, progress.update).save(task.path)
+        ) as bar:
+
+            def progress(task: Task, num_images: int) -> None:
+                bar.set_postfix_str(task.setting.name, refresh=False)
+                bar.update(num_images)
+
+            with contextlib.closing(self.make(share, progress)) as chunks:
+                for task, chunk in zip(share, chunks, strict=True):
+                    chunk.save(task.path)
+
+    def _labels(self, image_indices: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return image_indices % self._generator.num_classes
+
+    def _prepare(self, piece: _Piece) -> DecodeInputs:
+        indices = piece.image_indices
+        return self._generator.prepare(
+            self._labels(indices),
+            piece.task.setting.source.plan(self._seed, indices),
+            seed=self._seed,
+            image_indices=indices,
+            sampling=self._sampling,
+        )
+
+    def _launch(self, piece: _Piece, inputs: DecodeInputs) -> _Launched:
+        """Ask the device for a batch: nothing here may wait for it."""
+        device = self._generator.device
+        start = mark(device)
+        generated = self._generator.run(inputs)
+        return _Launched(
+            piece=piece,
+            start=start,
+            generated=mark(device),
+            extraction=Extraction(generated.images, self._extractor),
+            codes=HostCopy(generated.codes),
+        )
+
+    def _chunk(self, task: Task, parts: list[_Part]) -> Chunk:
+        seconds, extractor_seconds, wall_seconds = (
+            sum(times) for times in zip(*(part.times for part in parts), strict=True)
+        )
+        return Chunk(
+            codes=np.concatenate([part.codes for part in parts]),
+            features=np.concatenate([part.measured.features for part in parts]),
+            logits=np.concatenate([part.measured.logits for part in parts]),
+            labels=self._labels(np.asarray(task.image_indices, dtype=np.int64)),
+            seconds=seconds,
+            extractor_seconds=extractor_seconds,
+            wall_seconds=wall_seconds,
+        )

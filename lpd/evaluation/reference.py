@@ -189,6 +189,7 @@ def _compute_share(
             source.images,
             rows,
             num_workers=min(num_workers, len(share) // _IMAGES_PER_WORKER),
+            pin_memory=world.device.type == "cuda",
         ) as loaded,
         tqdm(
             total=len(share), desc="reference", unit="image", disable=not world.is_main

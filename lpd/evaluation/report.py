@@ -3,7 +3,7 @@
 import dataclasses
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from lpd.errors import InputError
 from lpd.evaluation.metrics import Number, all_numbers
 from lpd.evaluation.speed import Speed
 from lpd.files import atomic_path, read_json, write_json
-from lpd.weights import config_from_dict
+from lpd.weights import YOUNGER, config_from_dict
 
 METRICS_NAME = "metrics.json"
 RESULTS_NAME = "results.json"
@@ -34,6 +34,7 @@ _FIRST_COLUMNS = (
 )
 _LAST_COLUMNS = (
     Number(key="seconds_per_image", heading="s/image", format="{:.5f}"),
+    Number(key="share_elsewhere", heading="elsewhere", format="{:.1%}"),
     Number(key="latency_seconds", heading="latency s", format="{:.4f}"),
     Number(key="images_per_second", heading="images/s", format="{:.2f}"),
 )
@@ -55,12 +56,19 @@ class SettingResult:
     """By key, see :data:`lpd.evaluation.metrics.METRICS`."""
     seconds_per_image: float
     """One process's time per image at the evaluation's batch size: sampling and decoding."""
+    share_elsewhere: float | None = field(default=None, metadata={YOUNGER: True})
+    """Share of the time of making the images that went neither into that nor into the feature
+    extractor; where chunks of before it was recorded are among them, it is not known."""
     latency_seconds: float | None = None
     """Time of one image alone, where it was measured."""
     images_per_second: float | None = None
     """Throughput at ``throughput_batch_size``, where it was measured."""
     throughput_batch_size: int | None = None
     """Images at a time."""
+    latency_spread: float | None = field(default=None, metadata={YOUNGER: True})
+    """Interquartile range of the times behind the latency, over their median."""
+    throughput_spread: float | None = field(default=None, metadata={YOUNGER: True})
+    """The same of the times behind the throughput."""
 
     def __post_init__(self) -> None:
         for key, value in self.metrics.items():
@@ -74,14 +82,21 @@ class SettingResult:
             latency_seconds=speed.latency_seconds,
             images_per_second=speed.images_per_second,
             throughput_batch_size=speed.batch_size,
+            latency_spread=speed.latency_spread,
+            throughput_spread=speed.throughput_spread,
         )
 
     def flat(self) -> dict[str, Any]:
-        """Everything by name, with the metrics in their place: what JSON files hold."""
+        """Everything by name, with the metrics in their place: what JSON files hold.
+
+        A field that is marked with ``YOUNGER`` is left out while it has its default, so that the
+        numbers of an earlier version are given as it gave them.
+        """
         values: dict[str, Any] = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            values |= value if field.name == "metrics" else {field.name: value}
+        for each in dataclasses.fields(self):
+            value = getattr(self, each.name)
+            if not (each.metadata.get(YOUNGER) and value == each.default):
+                values |= value if each.name == "metrics" else {each.name: value}
         return values
 
     @classmethod
@@ -96,7 +111,7 @@ class SettingResult:
         """
         if not isinstance(values, dict):
             return config_from_dict(cls, values, source)
-        own = {field.name for field in dataclasses.fields(cls)} - {"metrics"}
+        own = {each.name for each in dataclasses.fields(cls)} - {"metrics"}
         known = {number.key: values.get(number.key) for number in all_numbers()}
         others = {key: value for key, value in values.items() if key not in own}
         rest = {key: value for key, value in values.items() if key in own}
@@ -143,13 +158,12 @@ def table(results: Iterable[SettingResult]) -> str:
     columns = [
         column
         for column in (*_FIRST_COLUMNS, *all_numbers(), *_LAST_COLUMNS)
-        if any(row[column.key] is not None for row in rows)
+        if any(row.get(column.key) is not None for row in rows)
     ]
     lines = [[column.heading for column in columns]]
-    lines += [
-        ["-" if row[each.key] is None else each.format.format(row[each.key]) for each in columns]
-        for row in rows
-    ]
+    for row in rows:
+        numbers = [(each.format, row.get(each.key)) for each in columns]
+        lines.append(["-" if value is None else how.format(value) for how, value in numbers])
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))

@@ -1,7 +1,8 @@
 """How fast images are generated: sampling and decoding, without orders and metrics.
 
 Latency is the time of one image alone (batch size 1); throughput is images per second at a batch
-size that fills the device. Both come from the median over repetitions, after a warm-up.
+size that fills the device. Both come from the median over repetitions, after a warm-up, by the
+host's clock with the device waited for: what a user waits, launches included.
 """
 
 import statistics
@@ -27,6 +28,10 @@ class Speed:
     """Images generated at a time, for the throughput."""
     repetitions: int
     """Each number comes from the median of so many."""
+    latency_spread: float
+    """Interquartile range of the times behind the latency, over their median."""
+    throughput_spread: float
+    """The same of the times behind the throughput."""
 
 
 def measure_speed(
@@ -46,11 +51,11 @@ def measure_speed(
         sampling: how tokens are drawn.
         seed: of the images that are generated.
         warmup: runs before the clock starts: the first ones fill caches and choose kernels.
-        repetitions: timed runs.
+        repetitions: timed runs; at least 2.
     """
 
-    def median_seconds(num_images: int) -> float:
-        """Of generating the run's first images, all in one batch."""
+    def times(num_images: int) -> list[float]:
+        """Seconds of generating the run's first images, all in one batch."""
         indices = np.arange(num_images)
         labels = indices % generator.num_classes
         plan = source.plan(seed, indices)
@@ -61,11 +66,19 @@ def measure_speed(
             generator.generate(labels, plan, seed=seed, image_indices=indices, sampling=sampling)
             generator.synchronize()
             seconds.append(time.perf_counter() - start)
-        return statistics.median(seconds[warmup:])
+        return seconds[warmup:]
 
+    alone, together = times(1), times(generator.batch_size)
     return Speed(
-        latency_seconds=median_seconds(1),
-        images_per_second=generator.batch_size / median_seconds(generator.batch_size),
+        latency_seconds=statistics.median(alone),
+        images_per_second=generator.batch_size / statistics.median(together),
         batch_size=generator.batch_size,
         repetitions=repetitions,
+        latency_spread=_spread(alone),
+        throughput_spread=_spread(together),
     )
+
+
+def _spread(seconds: list[float]) -> float:
+    first, median, third = statistics.quantiles(seconds, n=4, method="inclusive")
+    return (third - first) / median

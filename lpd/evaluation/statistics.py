@@ -1,4 +1,4 @@
-"""From images to numbers: the one loop that turns batches of images into features and moments.
+"""From images to numbers: what turns batches of images into features and moments.
 
 Where images come from does not matter here: they may be generated, read from a folder or from an
 archive, or reconstructed by the tokenizer. Whoever has them hands them over as batches of pixels.
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from lpd.errors import InputError
 from lpd.evaluation.features import FeatureExtractor
+from lpd.evaluation.pending import HostCopy, mark, one_behind
 
 Float64Array = npt.NDArray[np.float64]
 
@@ -38,22 +39,44 @@ class FeatureBatch:
         return len(self.features)
 
 
+class Extraction:
+    """The features of a batch of images, asked of the device and not waited for.
+
+    Args:
+        images: (B, 3, H, W) uint8, on the extractor's device.
+        extractor: computes features.
+    """
+
+    def __init__(self, images: Tensor, extractor: FeatureExtractor) -> None:
+        measured = extractor(images)
+        self.computed = mark(images.device)
+        """Behind the extractor's work."""
+        self._copy = HostCopy(measured.features.float(), measured.logits.float())
+
+    def read(self) -> FeatureBatch:
+        """The features; waits for them, and for nothing that was asked for later."""
+        features, logits = self._copy.read()
+        return FeatureBatch(features=features, logits=logits)
+
+
 def extract(
     batches: Iterable[Tensor], extractor: FeatureExtractor, device: torch.device
 ) -> Iterator[FeatureBatch]:
     """Compute the features of images, batch by batch, as they come.
+
+    The features of a batch are handed out when those of the next one have been asked for, so that
+    the device has work while its host has them.
 
     Args:
         batches: (B, 3, H, W) uint8 each, on any device.
         extractor: computes features.
         device: where it computes.
     """
-    for images in batches:
-        measured = extractor(images.to(device))
-        yield FeatureBatch(
-            features=measured.features.float().cpu().numpy(),
-            logits=measured.logits.float().cpu().numpy(),
-        )
+    extractions = (
+        Extraction(images.to(device, non_blocking=True), extractor) for images in batches
+    )
+    for extraction in one_behind(extractions):
+        yield extraction.read()
 
 
 @dataclass(frozen=True, kw_only=True)

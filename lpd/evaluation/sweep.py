@@ -238,7 +238,20 @@ def compute_result(
         num_images=len(samples),
         metrics=metrics.compute_metrics(samples, reference),
         seconds_per_image=sum(chunk.seconds for chunk in chunks) / len(samples),
+        share_elsewhere=share_elsewhere(chunks),
     )
+
+
+def share_elsewhere(chunks: list[Chunk]) -> float | None:
+    """The share of the time of making chunks in which the device neither generated nor extracted
+    features; None where a chunk does not say."""
+    busy, wall = 0.0, 0.0
+    for chunk in chunks:
+        if chunk.extractor_seconds is None or chunk.wall_seconds is None:
+            return None
+        busy += chunk.seconds + chunk.extractor_seconds
+        wall += chunk.wall_seconds
+    return 1 - busy / wall
 
 
 def output_origin(

@@ -1,20 +1,23 @@
 """Images are what the parts make by hand, whatever the batch; previews grow into them."""
 
 import itertools
+import threading
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 
 from lpd.errors import InputError
-from lpd.generation import ImageGenerator, slices
+from lpd.generation import Generated, ImageGenerator, slices
 from lpd.models.lpd import LPD
+from lpd.orders.plan import DecodePlan
 from lpd.orders.registry import OrderConfig, make_plan
 from lpd.orders.request import PlanSource
 from lpd.randomness import token_uniforms
 from lpd.sampling.config import SamplingConfig
-from lpd.sampling.sampler import Sampler
+from lpd.sampling.sampler import DecodeInputs, Sampler
 from lpd.tokenizer.vq_tokenizer import VQTokenizer, to_pixels
 
 SIZES = (1, 3, 5, 7)
@@ -120,3 +123,31 @@ def test_slices_cover_everything_once(count: int, size: int) -> None:
     rows = [np.arange(count)[part] for part in slices(count, size)]
     assert all(0 < len(part) <= size for part in rows)
     np.testing.assert_array_equal(np.concatenate([*rows, np.empty(0, int)]), np.arange(count))
+
+
+def test_the_next_batch_is_prepared_while_one_runs(
+    tiny_model: LPD, tokenizer: VQTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = ImageGenerator(tiny_model, tokenizer, batch_size=2)
+    entered = [threading.Event() for _ in range(3)]
+    plan, run = PlanSource.plan, generator.run
+
+    def entering(self: PlanSource, seed: int, image_indices: npt.NDArray[np.int64]) -> DecodePlan:
+        entered[int(image_indices[0]) // 2].set()
+        return plan(self, seed, image_indices)
+
+    ran: list[Generated] = []
+
+    def run_until_entered(inputs: DecodeInputs) -> Generated:
+        assert len(ran) == 2 or entered[len(ran) + 1].wait(60)
+        ran.append(run(inputs))
+        return ran[-1]
+
+    expected = list(generator.batches(LABELS[:5], SOURCE, seed=4, sampling=SAMPLING))
+    monkeypatch.setattr(PlanSource, "plan", entering)
+    monkeypatch.setattr(generator, "run", run_until_entered)
+    found = list(generator.batches(LABELS[:5], SOURCE, seed=4, sampling=SAMPLING))
+    assert [id(batch) for batch in found] == [id(batch) for batch in ran]
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.codes, other.codes)
+        assert torch.equal(one.images, other.images)

@@ -1,12 +1,19 @@
 """Generated images depend on (seed, image) alone, not on how the work is cut."""
 
+import dataclasses
+import itertools
+import threading
+
 import numpy as np
 import pytest
 import torch
 
 from lpd.distributed import World
 from lpd.evaluation.chunks import Chunk, chunk_tasks
+from lpd.evaluation.features import Classifier
 from lpd.evaluation.setting import Setting
+from lpd.evaluation.sweep import share_elsewhere
+from lpd.generation import ImageGenerator
 from lpd.orders.files import load_orders, save_orders
 from lpd.orders.group_sizes import make_group_sizes
 from lpd.orders.locality import LocalityConfig
@@ -124,18 +131,83 @@ def test_orders_of_a_file_are_decoded_in(make_maker, tmp_path):
     )
 
 
-def test_seconds_count_generation(make_maker, tmp_path, monkeypatch):
-    clock = iter(np.arange(0, 1000, 0.25))
-    monkeypatch.setattr("lpd.evaluation.chunks.time.perf_counter", lambda: next(clock))
-    task = chunk_tasks(SETTING, tmp_path, 10, 100)[0]
-    assert make_maker(4).make(task).seconds == 3 * 0.25  # batches of 4, 4 and 2
+def test_seconds_are_told_apart_by_the_clock(make_maker, tmp_path, monkeypatch):
+    """A clock that each part of the work moves by its own amount, and batches of 4, 4 and 2."""
+    now = [0.0]
+
+    def takes(seconds, function):
+        def timed(*args, **kwargs):
+            now[0] += seconds
+            return function(*args, **kwargs)
+
+        return timed
+
+    monkeypatch.setattr("lpd.evaluation.pending.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr(ImageGenerator, "run", takes(1, ImageGenerator.run))
+    monkeypatch.setattr(Classifier, "forward", takes(0.25, Classifier.forward))
+    monkeypatch.setattr(
+        "lpd.evaluation.chunks.one_ahead",
+        lambda make, items: (takes(8, make)(item) for item in items),
+    )
+    chunks = list(make_maker(4).make(chunk_tasks(SETTING, tmp_path, 13, 10)))
+    assert [chunk.seconds for chunk in chunks] == [3, 1]
+    assert [chunk.extractor_seconds for chunk in chunks] == [0.75, 0.25]
+    assert [chunk.wall_seconds for chunk in chunks] == [3 * 9.25, 9.25]
+    assert share_elsewhere(chunks) == 8 / 9.25
+
+
+def test_times_are_kept_in_the_file(make_maker, tmp_path):
+    (task,) = chunk_tasks(SETTING, tmp_path, 5, 5)
+    (chunk,) = make_maker(4).make([task])
+    for times in (
+        {"seconds": 1.5, "extractor_seconds": 0.1, "wall_seconds": 2.25},
+        {"seconds": 0.3, "extractor_seconds": None, "wall_seconds": None},
+    ):
+        dataclasses.replace(chunk, **times).save(task.path)
+        found = Chunk.load(task.path)
+        assert {name: getattr(found, name) for name in times} == times
+
+
+def test_a_file_of_before_other_times_than_the_generators_were_kept(make_maker, tmp_path):
+    (task,) = chunk_tasks(SETTING, tmp_path, 5, 5)
+    (chunk,) = make_maker(4).make([task])
+    chunk.save(task.path)
+    with np.load(task.path) as content:
+        np.savez(task.path, **{**content, "seconds": np.float64(0.75)})
+    old = Chunk.load(task.path)
+    assert (old.seconds, old.extractor_seconds, old.wall_seconds) == (0.75, None, None)
+    assert share_elsewhere([chunk, old]) is None
 
 
 def test_progress_counts_every_image(make_maker, tmp_path):
-    task = chunk_tasks(SETTING, tmp_path, 10, 100)[0]
+    tasks = chunk_tasks(SETTING, tmp_path, 13, 10)
     counts = []
-    make_maker(4).make(task, counts.append)
-    assert counts == [4, 4, 2]
+    list(make_maker(4).make(tasks, lambda task, count: counts.append((task, count))))
+    assert counts == [(tasks[0], 4), (tasks[0], 4), (tasks[0], 2), (tasks[1], 3)]
+
+
+def workers():
+    """The threads that somebody has to wait for, unlike the progress bar's."""
+    return {thread for thread in threading.enumerate() if not thread.daemon}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("where", ["run", "prepare"])
+def test_what_ends_the_work_ends_its_thread(make_maker, tmp_path, monkeypatch, error, where):
+    before = workers()
+    original, calls = getattr(ImageGenerator, where), itertools.count()
+
+    def ending(self, *args, **kwargs):
+        if next(calls) == 3:  # in the second chunk
+            raise error("enough")
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(ImageGenerator, where, ending)
+    with pytest.raises(error, match="enough") as caught:
+        make_maker(2).make_share(chunk_tasks(SETTING, tmp_path, 17, 4), World())
+    assert workers() == before
+    assert "ending" in {entry.name for entry in caught.traceback}
+    assert [path.name for path in tmp_path.iterdir()] == ["chunk_00000.npz"]
 
 
 def test_a_damaged_chunk_is_named(make_maker, tmp_path):

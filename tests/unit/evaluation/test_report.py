@@ -66,6 +66,20 @@ def test_files_are_flat_and_in_the_order_of_the_table(tmp_path):
     assert places == sorted(places)
 
 
+def test_a_younger_number_is_kept_where_there_is_one(tmp_path):
+    """Files of before it was there are given as they are, byte for byte."""
+    write_result(tmp_path, result())
+    older = (tmp_path / "metrics.json").read_bytes()
+    write_result(tmp_path, read_result(tmp_path))
+    assert (tmp_path / "metrics.json").read_bytes() == older
+    for number in (0.0, 0.03125):
+        write_result(tmp_path, result(share_elsewhere=number))
+        assert read_result(tmp_path).share_elsewhere == number
+        assert json.loads((tmp_path / "metrics.json").read_text())["share_elsewhere"] == number
+    lines = table([result(), result(share_elsewhere=0.03125)]).splitlines()
+    assert [line.split()[-1] for line in lines] == ["elsewhere", "-", "3.1%"]
+
+
 def test_files_of_other_versions_are_read(tmp_path):
     """A metric they do not know is empty; a number that is not known here is kept."""
     values = result().flat()
@@ -118,6 +132,7 @@ def test_the_table_has_a_column_for_what_is_known():
     assert cells[2][:4] == ["raster", "64", "50", "-"]
     assert "accuracy" not in lines[0]
     assert "images/s" not in lines[0]
+    assert "elsewhere" not in lines[0]
     assert len(set(map(len, lines))) == 1
 
 

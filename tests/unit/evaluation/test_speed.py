@@ -12,7 +12,8 @@ SAMPLING = SamplingConfig(cfg=1.5)
 
 
 def test_speed_is_the_median_after_the_warm_up(make_generator, monkeypatch):
-    """A clock that only generation moves: by batch size, and much more while warming up."""
+    """A clock that only generation moves: much more while warming up, and then by the batch's size
+    in half seconds, once in ten times as much, and once in half as much again."""
     generator = make_generator(8)
     now, calls = [0.0], []
 
@@ -21,7 +22,8 @@ def test_speed_is_the_median_after_the_warm_up(make_generator, monkeypatch):
         assert (seed, sampling) == (3, SAMPLING)
         calls.append(len(labels))
         nth = calls.count(len(labels))
-        now[0] += 1000 if nth <= 2 else len(labels) * 0.5 + (100 if nth == 4 else 0)
+        factor = {1: 2000, 2: 2000, 4: 10, 5: 1.5}.get(nth, 1)
+        now[0] += len(labels) * 0.5 * factor
 
     monkeypatch.setattr(generator, "generate", generate)
     monkeypatch.setattr("lpd.evaluation.speed.time.perf_counter", lambda: now[0])
@@ -30,6 +32,8 @@ def test_speed_is_the_median_after_the_warm_up(make_generator, monkeypatch):
     assert speed.latency_seconds == pytest.approx(0.5)
     assert speed.images_per_second == pytest.approx(8 / 4)
     assert (speed.batch_size, speed.repetitions) == (8, 5)
+    # Of 1, 1, 1, 1.5 and 10 times the median, the quartiles are the second and the fourth.
+    assert speed.latency_spread == speed.throughput_spread == pytest.approx(0.5)
 
 
 def test_making_orders_is_not_counted(make_generator, monkeypatch):

@@ -103,7 +103,7 @@ def test_images_are_taken_as_they_come(extractor, originals):
     batches = extract(images(), extractor, CPU)
     for number, part in enumerate(originals.split(BATCH)):
         batch = next(batches)
-        assert taken == list(range(number + 1))
+        assert taken == list(range(min(number + 2, 3)))  # the next one has been asked for
         alone = extractor(part)
         np.testing.assert_array_equal(batch.features, alone.features.numpy())
         np.testing.assert_array_equal(batch.logits, alone.logits.numpy())

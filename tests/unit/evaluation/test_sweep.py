@@ -10,7 +10,7 @@ from PIL import Image
 
 from lpd.distributed import World
 from lpd.evaluation import metrics, sweep
-from lpd.evaluation.chunks import Chunk, ChunkMaker
+from lpd.evaluation.chunks import Chunk
 from lpd.evaluation.features import Classifier, ClassifierConfig
 from lpd.evaluation.metrics import frechet_distance, inception_score, precision_recall
 from lpd.evaluation.reference import read_statistics
@@ -27,7 +27,10 @@ from lpd.weights import save_pretrained
 
 
 def without_times(results):
-    timed = ("seconds_per_image", "latency_seconds", "images_per_second")
+    timed = {
+        *("seconds_per_image", "share_elsewhere", "latency_seconds", "images_per_second"),
+        *("latency_spread", "throughput_spread"),
+    }
     return [{k: v for k, v in result.flat().items() if k not in timed} for result in results]
 
 
@@ -38,14 +41,20 @@ def chunk_files(config):
 @pytest.fixture
 def count_generated(monkeypatch):
     """The images generated so far."""
-    generated = []
-    original = ImageGenerator.generate
+    generated, prepared = [], {}
+    prepare, run = ImageGenerator.prepare, ImageGenerator.run
 
-    def counting(self, *args, image_indices, **kwargs):
-        generated.extend(image_indices)
-        return original(self, *args, image_indices=image_indices, **kwargs)
+    def noting(self, *args, image_indices, **kwargs):
+        inputs = prepare(self, *args, image_indices=image_indices, **kwargs)
+        prepared[id(inputs)] = image_indices
+        return inputs
 
-    monkeypatch.setattr(ImageGenerator, "generate", counting)
+    def counting(self, inputs):
+        generated.extend(prepared.pop(id(inputs)))
+        return run(self, inputs)
+
+    monkeypatch.setattr(ImageGenerator, "prepare", noting)
+    monkeypatch.setattr(ImageGenerator, "run", counting)
     return generated
 
 
@@ -220,17 +229,17 @@ class TestResume:
         self, make_config, monkeypatch, count_generated
     ):
         config = make_config()
-        original = ChunkMaker.make
+        save = Chunk.save
         made = []
 
-        def interrupted(self, task, progress=lambda n: None):
+        def interrupted(self, path):
             if len(made) == 4:
                 raise KeyboardInterrupt
-            made.append(task.path)
-            return original(self, task, progress)
+            made.append(path)
+            save(self, path)
 
         with monkeypatch.context() as patch:
-            patch.setattr(ChunkMaker, "make", interrupted)
+            patch.setattr(Chunk, "save", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 run_evaluation(config, World())
         there = chunk_files(config)

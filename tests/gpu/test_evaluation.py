@@ -1,0 +1,98 @@
+"""Evaluation on a GPU: the numbers of a plain loop, and a host that waits for no batch."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lpd.evaluation.chunks import ChunkMaker, chunk_tasks
+from lpd.evaluation.features import (
+    Classifier,
+    ClassifierConfig,
+    FeatureExtractor,
+    load_feature_extractor,
+)
+from lpd.evaluation.setting import Setting
+from lpd.evaluation.sweep import share_elsewhere
+from lpd.generation import ImageGenerator
+from lpd.models.lpd import LPD
+from lpd.orders.group_sizes import make_group_sizes
+from lpd.orders.registry import OrderConfig
+from lpd.orders.request import PlanSource
+from lpd.sampling.config import SamplingConfig
+from lpd.tokenizer.vq_tokenizer import VQTokenizer
+
+pytestmark = pytest.mark.gpu
+
+DEVICE = torch.device("cuda", 0)
+SAMPLING = SamplingConfig(cfg=1.5)
+SOURCE = PlanSource(order=OrderConfig(), grid=(4, 4), group_sizes=make_group_sizes(16, 5))
+
+
+@pytest.fixture
+def generator(tiny_model: LPD, tokenizer_folder: Path) -> ImageGenerator:
+    tokenizer = VQTokenizer.from_pretrained(tokenizer_folder, DEVICE)
+    return ImageGenerator(copy.deepcopy(tiny_model).to(DEVICE), tokenizer, batch_size=4)
+
+
+@pytest.fixture
+def extractor(tmp_path: Path) -> FeatureExtractor:
+    config = ClassifierConfig(
+        architecture="resnet10t",
+        num_classes=3,
+        image_size=16,
+        model_args={"channels": [4, 4, 8, 8], "stem_width": 4},
+    )
+    Classifier(config).save(tmp_path / "classifier")
+    return load_feature_extractor(str(tmp_path / "classifier"), DEVICE)
+
+
+@pytest.fixture
+def no_waiting() -> Iterator[None]:
+    """Whatever makes the host wait for all that the device was asked for is an error; waiting for
+    an event is none."""
+    mode = torch.cuda.get_sync_debug_mode()
+    yield
+    torch.cuda.set_sync_debug_mode(mode)
+
+
+@pytest.mark.usefixtures("no_waiting")
+def test_chunks_are_those_of_a_plain_loop_and_are_not_waited_for(
+    generator: ImageGenerator, extractor: FeatureExtractor, tmp_path: Path
+) -> None:
+    maker = ChunkMaker(generator, extractor, sampling=SAMPLING, seed=3)
+    tasks = chunk_tasks(Setting(source=SOURCE), tmp_path, 17, 10)
+    list(maker.make(tasks))  # what is compiled or captured is, from here on
+    torch.cuda.set_sync_debug_mode("error")
+    chunks = list(maker.make(tasks))
+    torch.cuda.set_sync_debug_mode("default")
+    for task, chunk in zip(tasks, chunks, strict=True):
+        indices = np.asarray(task.image_indices)
+        for start in range(0, len(indices), 4):
+            rows = slice(start, start + 4)
+            generated = generator.generate(
+                indices[rows] % 3,
+                SOURCE.plan(3, indices[rows]),
+                seed=3,
+                image_indices=indices[rows],
+                sampling=SAMPLING,
+            )
+            measured = extractor(generated.images)
+            np.testing.assert_array_equal(chunk.codes[rows], generated.codes.cpu().numpy())
+            for name in ("features", "logits"):
+                np.testing.assert_allclose(
+                    getattr(chunk, name)[rows],
+                    getattr(measured, name).cpu().numpy(),
+                    rtol=1e-4,
+                    atol=1e-5,
+                )
+        assert chunk.extractor_seconds is not None
+        assert chunk.wall_seconds is not None
+        assert min(chunk.seconds, chunk.extractor_seconds) > 0
+        assert chunk.wall_seconds > chunk.seconds + chunk.extractor_seconds
+    share = share_elsewhere(chunks)
+    assert share is not None
+    assert 0 < share < 1
