@@ -135,17 +135,19 @@ class Sampler:
         self._check(condition, plan, uniforms, known_codes)
         num_positions, device = self.model.config.num_positions, self.model.head.weight.device
         scales = guidance_scales(config.cfg, config.cfg_schedule, num_positions, plan.num_known)
-        known = torch.from_numpy(plan.known).to(device)  # (B, K)
-        codes = torch.zeros(len(plan), num_positions, dtype=torch.int64, device=device)  # (B, N)
+        codes = torch.zeros(len(plan), num_positions, dtype=torch.int64)  # (B, N)
+        known = torch.from_numpy(plan.known)  # (B, K)
         if known_codes is not None and plan.num_known:
-            codes.scatter_(1, known, known_codes.to(device).long().gather(1, known))
+            codes = codes.to(known_codes.device)
+            known = known.to(known_codes.device)
+            codes.scatter_(1, known, known_codes.long().gather(1, known))
         return DecodeInputs(
-            condition=condition.to(device),
-            orders=torch.from_numpy(plan.orders).to(device),
-            uniforms=uniforms.to(device),
-            scales=torch.from_numpy(scales).to(device),
-            known=known,
-            codes=codes,
+            condition=_to_device(condition, device),
+            orders=_to_device(torch.from_numpy(plan.orders), device),
+            uniforms=_to_device(uniforms, device),
+            scales=_to_device(torch.from_numpy(scales), device),
+            known=_to_device(known, device),
+            codes=_to_device(codes, device),
             group_sizes=plan.group_sizes,
             guided=tuple(
                 bool((part != 1).any())
@@ -269,6 +271,13 @@ class Sampler:
                 raise InputError(
                     f"known codes must be from 0 to {config.vocab_size - 1}, got {low} to {high}"
                 )
+
+
+def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    # From pageable memory a copy waits for all that the device was asked to do before.
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def _double(x: Tensor) -> Tensor:
