@@ -221,7 +221,7 @@ class LPD(nn.Module):
         self.stack(cache.kv.dtype).run(context, cache, context.shape[1])
 
     def _token_rows(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        return self.token_emb(tokens) + lookup(self.pos_embed[0], positions + 1)  # (B, g, D)
+        return self.token_emb(tokens) + lookup(self.pos_embed[0, 1:], positions)  # (B, g, D)
 
     def _query_rows(self, positions: Tensor) -> Tensor:
-        return self.mask_token + lookup(self.pos_embed[0], positions + 1)  # (B, g, D)
+        return self.mask_token + lookup(self.pos_embed[0, 1:], positions)  # (B, g, D)

@@ -188,25 +188,26 @@ class Sampler:
         model, stack, num_images = self.model, self.stack, len(inputs)
         if cache is None:
             cache = self._own_cache(inputs)
-        doubled = any(inputs.guided)
+        halves = 2 if any(inputs.guided) else 1  # the null half last
         condition = inputs.condition
-        if doubled:  # the null half last
+        if halves == 2:
             condition = torch.cat([condition, model.conditioning.null(condition)])
-        context = model.prefix(condition)  # (B or 2B, P, D)
+        context = model.prefix(condition).unflatten(0, (halves, num_images))  # (1 or 2, B, P, D)
         if inputs.known.shape[1]:
             # The prefix does not see tokens, so it goes first; what is known is one group.
-            stack.run(context, cache, context.shape[1])
+            stack.run(context.flatten(0, 1), cache, context.shape[2])
             tokens = inputs.codes.gather(1, inputs.known)  # (B, K)
-            context = self._context(tokens, inputs.known, doubled)  # (B or 2B, K, D)
+            context = model.token_context(tokens, inputs.known)[None]  # (1, B, K, D)
         start, end = 0, inputs.orders.shape[1]
         for number, size in enumerate(inputs.group_sizes):
-            if doubled and not any(inputs.guided[number:]):  # nobody needs the null half again
-                context, doubled = context[:num_images], False
+            if not any(inputs.guided[number:]):  # nobody needs the null half again
+                context, halves = context[:1], 1
             places = slice(start, start + size)
             positions = inputs.orders[:, places]  # (B, g)
-            queries = model.query_rows(positions)  # (B, g, D)
-            rows = torch.cat([context, _double(queries) if doubled else queries], dim=1)
-            rows = stack.run(rows, cache, context.shape[1])  # (B or 2B, g, D)
+            parts = (context, model.query_rows(positions)[None])  # (1 or 2, B, c or g, D) each
+            # Both halves have the same rows but for the prefix: one copy joins and doubles them.
+            rows = torch.cat([part.expand(halves, -1, -1, -1) for part in parts], dim=2)
+            rows = stack.run(rows.flatten(0, 1), cache, context.shape[2])  # (B or 2B, g, D)
             guided = inputs.guided[number]
             # At scale 1 guidance leaves the logits with the condition.
             logits = stack.logits(rows if guided else rows[:num_images])  # (B or 2B, g, V)
@@ -217,11 +218,7 @@ class Sampler:
             yield DecodedPass(positions=positions, tokens=tokens)
             start += size
             if start < end:  # the last group is nobody's context
-                context = self._context(tokens, positions, doubled)  # (B or 2B, g, D)
-
-    def _context(self, tokens: Tensor, positions: Tensor, doubled: bool) -> Tensor:
-        rows = self.model.token_context(tokens, positions)  # (B, g, D)
-        return _double(rows) if doubled else rows
+                context = model.token_context(tokens, positions)[None]  # (1, B, g, D)
 
     def _own_cache(self, inputs: DecodeInputs) -> KVCache:
         if self._cache is None or self._cache.num_sequences < inputs.num_sequences:
@@ -278,7 +275,3 @@ def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
-
-
-def _double(x: Tensor) -> Tensor:
-    return torch.cat([x, x])

@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_leaves
 
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.orders.group_sizes import GroupSizes
+from lpd.sampling.backends import TABLE
 from lpd.sampling.config import SamplingConfig
 from lpd.sampling.sampler import DecodeInputs, Sampler
 
@@ -195,8 +196,9 @@ def decoding_launches(
     batch_size: int,
     guided: tuple[bool, ...],
     dtype: torch.dtype,
+    backend: str = "eager",
 ) -> int:
-    """How many operators all passes of the readable twin launch, by the dispatcher.
+    """How many operators all passes launch, by the dispatcher.
 
     Blocks between the first and the last launch the same, so two depths give all of them. The
     arguments are those of :func:`fake_decoding`.
@@ -205,7 +207,12 @@ def decoding_launches(
     def launches(depth: int) -> int:
         shallow = dataclasses.replace(config, depth=depth)
         decoding = fake_decoding(
-            shallow, group_sizes, batch_size=batch_size, guided=guided, dtype=dtype
+            shallow,
+            group_sizes,
+            batch_size=batch_size,
+            guided=guided,
+            dtype=dtype,
+            backend=backend,
         )
         with decoding as run:
             return count_launches(run)
@@ -224,16 +231,18 @@ def fake_decoding(
     batch_size: int,
     guided: tuple[bool, ...],
     dtype: torch.dtype,
+    backend: str = "eager",
     device: str = "cuda",
 ) -> Iterator[Callable[[], Tensor]]:
-    """All passes of the readable twin on fake tensors, as a function to count.
+    """All passes on fake tensors, as a function to count.
 
     Args:
         config: the model's.
-        group_sizes: of the passes.
+        group_sizes: of the passes; what they leave of the positions is known.
         batch_size: B.
         guided: which passes are guided.
         dtype: of linear layers, resident in it, and of the cache.
+        backend: how blocks are run; one that neither compiles nor packs.
         device: what the fake tensors are said to be on; it need not be there.
     """
     with torch.device("meta"):
@@ -258,14 +267,15 @@ def fake_decoding(
             for name, shape in shapes.items()
         }
         model.load_state_dict(state, assign=True)
-        sampler = Sampler(model, batch_size)
-        num_positions = config.num_positions
+        way = TABLE[backend]
+        sampler = Sampler(model, batch_size, model.stack(dtype, way.stack), way.choose)
+        num_positions, num_decoded = config.num_positions, sum(group_sizes)
         inputs = DecodeInputs(
             condition=integers(batch_size),
-            orders=integers(batch_size, num_positions),
-            uniforms=empty(batch_size, num_positions),
-            scales=empty(num_positions),
-            known=integers(batch_size, 0),
+            orders=integers(batch_size, num_decoded),
+            uniforms=empty(batch_size, num_decoded),
+            scales=empty(num_decoded),
+            known=integers(batch_size, num_positions - num_decoded),
             codes=integers(batch_size, num_positions),
             group_sizes=group_sizes,
             guided=guided,

@@ -1,0 +1,142 @@
+"""What a CUDA graph would capture, seen on fake CUDA tensors: on a machine without a GPU.
+
+Fake tensors have no values, so a body that asks for one fails; a mode sees every operator, with the
+device of everything it works on.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lpd.models.lpd import PRESETS, LPDConfig
+from lpd.orders.group_sizes import GroupSizes, make_group_sizes
+from scripts.benchmark.launches import count_operators, decoding_launches, fake_decoding
+
+PASSES: GroupSizes = (1, 2, 5, 8)
+BF16, FLOAT32 = torch.bfloat16, torch.float32
+
+
+def launches(
+    config: LPDConfig,
+    dtype: torch.dtype,
+    backend: str,
+    sizes: GroupSizes = PASSES,
+    guided: bool = True,
+) -> int:
+    return decoding_launches(
+        config,
+        sizes,
+        batch_size=2,
+        guided=(guided,) * len(sizes),
+        dtype=dtype,
+        backend=backend,
+    )
+
+
+def deeper(config: LPDConfig, depth: int) -> LPDConfig:
+    return LPDConfig(**{**vars(config), "depth": depth})
+
+
+# LayerNorm, cast, QKV, cache write, attention of context and of query rows, joining them,
+# projection, residual, LayerNorm, cast, fc1, GELU, fc2, residual. Float32 casts nothing.
+@pytest.mark.parametrize(
+    ("backend", "dtype", "expected"),
+    [("eager", BF16, 15), ("eager", FLOAT32, 13), ("fused", BF16, 5), ("fused", FLOAT32, 5)],
+)
+def test_launches_of_a_block(
+    tiny_config: LPDConfig, backend: str, dtype: torch.dtype, expected: int
+) -> None:
+    three = launches(deeper(tiny_config, 3), dtype, backend)
+    two = launches(deeper(tiny_config, 2), dtype, backend)
+    assert three - two == len(PASSES) * expected
+
+
+# Beside blocks: context rows of tokens (two look-ups, add, norm), query rows (look-up, add, norm),
+# both joined; the last norm, cast, head, cast; guidance; softmax, its sum, the sum's running
+# maximum, target, search, and the last possible token (6); the codes' scatter: 25 in all. In the
+# last block the context rows' attention is left out.
+@pytest.mark.parametrize(
+    ("backend", "guided", "expected"),
+    [
+        ("eager", True, 2 * 15 - 1 + 25),
+        ("eager", False, 2 * 15 - 1 + 24),
+        ("fused", True, 2 * 5 + 14),
+        ("fused", False, 2 * 5 + 14),
+    ],
+)
+def test_launches_of_a_pass(
+    tiny_config: LPDConfig, backend: str, guided: bool, expected: int
+) -> None:
+    more = launches(tiny_config, BF16, backend, (1, 2, 3, 4, 6), guided)
+    assert more - launches(tiny_config, BF16, backend, (1, 2, 5, 8), guided) == expected
+
+
+def test_launches_of_a_published_generation() -> None:
+    """LPD-L at 256 pixels in 20 passes, without the decoder: a rise here is a slower sampler."""
+    depth, dim, num_heads = PRESETS["lpd_l"]
+    config = LPDConfig(depth=depth, dim=dim, num_heads=num_heads)
+    sizes = make_group_sizes(256, 20)
+    assert launches(config, BF16, "eager", sizes) <= 7684
+    assert launches(config, BF16, "fused", sizes) <= 2684
+
+
+class Told(TorchDispatchMode):
+    """Writes down what a device is told, and allows nothing that is elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        line = [str(func)]
+        for each in tree_leaves((args, kwargs, result)):
+            if isinstance(each, torch.Tensor):
+                assert each.device.type == "cuda", f"{func} on {each.device}"
+                line.append(f"{each.dtype} {list(each.shape)} {list(each.stride())}")
+            elif not isinstance(each, torch.device):
+                line.append(repr(each))
+        self.lines.append("; ".join(line))
+        return result
+
+
+@pytest.mark.parametrize("backend", ["eager", "fused"])
+@pytest.mark.parametrize("num_known", [0, 3])
+@pytest.mark.parametrize("dtype", [BF16, FLOAT32], ids=str)
+def test_the_body_tells_the_device_the_same_every_time_and_asks_it_nothing(
+    tiny_config: LPDConfig, backend: str, num_known: int, dtype: torch.dtype
+) -> None:
+    with fake_decoding(
+        tiny_config,
+        (1, 5, 10 - num_known),
+        batch_size=2,
+        guided=(False, True, False),
+        dtype=dtype,
+        backend=backend,
+    ) as run:
+        runs = []
+        for _ in range(2):
+            run()  # the sampler's cache is there afterwards
+            with Told() as told:
+                run()
+            runs.append(told.lines)
+    assert runs[0] == runs[1]
+    assert len(runs[0]) > 50
+
+
+def test_fake_tensors_have_no_values_to_decide_by(tiny_config: LPDConfig) -> None:
+    """The oracle is good for something: a body that reads a value fails."""
+    with fake_decoding(tiny_config, PASSES, batch_size=2, guided=(True,) * 4, dtype=FLOAT32) as run:
+        codes = run()
+        with pytest.raises(Exception, match=r"data-dependent|DataDependent|_local_scalar_dense"):
+            count_operators(lambda: bool(codes.sum() > 0))
