@@ -29,7 +29,7 @@ from lpd.sampling.execution import AUTO
 from lpd.sampling.graphs import CudaRecorder, GraphRunner
 from lpd.sampling.precision import bf16_pays
 from lpd.sampling.sampler import DecodeInputs, Sampler
-from lpd.tokenizer.vq_tokenizer import VQTokenizer, to_pixels
+from lpd.tokenizer.vq_tokenizer import VQTokenizer
 
 Labels = Sequence[Any] | npt.NDArray[np.integer]
 """What each image is to show, as the model's conditioning reads it: a class, None for no class."""
@@ -101,6 +101,7 @@ class ImageGenerator:
         """The backend in use."""
         way = TABLE[self.backend]
         self._sampler = Sampler(model, batch_size, model.stack(dtype, way.stack), way.choose)
+        self._decode = tokenizer.pixel_decoder(bf16=bf16, fused=self.backend == "fused")
         self.graphs: GraphRunner | None = None
         """The captured graphs, where there are any."""
         if cuda_graphs and self.device.type == "cuda":
@@ -291,11 +292,7 @@ class ImageGenerator:
 
     def _images(self, codes: Tensor) -> Tensor:
         """(B, N) codes to (B, 3, H, W) uint8."""
-        with torch.inference_mode(), self._autocast():
-            return to_pixels(self.tokenizer.decode(codes, self.grid))
-
-    def _autocast(self) -> contextlib.AbstractContextManager[object]:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16)
+        return self._decode(codes, self.grid)
 
 
 def cast_linears(model: LPD, dtype: torch.dtype) -> None:

@@ -3,20 +3,60 @@
 B images, H x W pixels, N = H/stride * W/stride codes in raster order, V codes in the codebook.
 """
 
+import importlib.util
 import math
 from pathlib import Path
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lpd.errors import InputError
 from lpd.files import sha256_of_file
+from lpd.tokenizer.fast_decoder import FastDecoder
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
 from lpd.weights import find_config, load_state_dict_file, load_strictly, weights_file
 
 # LlamaGen counts code usage in this buffer while it trains; nothing reads it afterwards.
 _USAGE_BUFFER = "quantize.codebook_used"
+
+
+class PixelDecoder:
+    """Turns codes into pixels, for generation.
+
+    Runs on the device alone: it reads nothing from the host's memory, waits for nothing, and what
+    it launches depends on shapes only, so that a CUDA graph can hold it.
+    """
+
+    def __init__(self, vqgan: VQGAN, *, bf16: bool, fused: bool) -> None:
+        """See :meth:`VQTokenizer.pixel_decoder`."""
+        codebook = vqgan.quantize.codebook()  # (V, E)
+        self._vqgan, self._table, self._fast = vqgan, codebook, None
+        if bf16 or fused:
+            self._fast = FastDecoder(vqgan.decoder, bf16=bf16, fused=fused)
+            # What is looked up is what the decoder's first convolution reads.
+            projected = vqgan.post_quant_conv(
+                codebook.unflatten(1, (-1, 1, 1))
+            )  # (V, z_channels, 1, 1)
+            dtype = torch.bfloat16 if bf16 else torch.float32
+            self._table = projected.flatten(1).to(dtype)  # (V, z_channels)
+
+    @torch.inference_mode()
+    def __call__(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Turn codes into pixels.
+
+        Args:
+            codes: (B, N) int64, in raster order.
+            grid: (h, w) with h * w = N.
+
+        Returns:
+            (B, 3, H, W) uint8.
+        """
+        z = F.embedding(codes, self._table).transpose(1, 2).unflatten(2, grid)  # (B, ., h, w)
+        if self._fast is not None:
+            return to_pixels(self._fast(z))
+        return to_pixels(self._vqgan.decoder(self._vqgan.post_quant_conv(z)))
 
 
 class VQTokenizer:
@@ -134,6 +174,27 @@ class VQTokenizer:
             )
         return self._vqgan.decode(codes, grid)
 
+    @torch.inference_mode()
+    def pixel_decoder(self, *, bf16: bool = False, fused: bool = False) -> PixelDecoder:
+        """The decoder prepared for generation: (B, N) codes and their grid to (B, 3, H, W) uint8.
+
+        Args:
+            bf16: hold and compute it in bfloat16, with float32 where that is needed (see
+                :mod:`lpd.tokenizer.fast_decoder`); this copies its weights. Without, and without
+                ``fused``, the pixels are those of :meth:`decode`.
+            fused: on CUDA, normalise by Triton kernels. No GPU has measured them yet, so they are
+                off by default.
+
+        Raises:
+            InputError: ``fused`` on CUDA without triton.
+        """
+        if fused and self.device.type == "cuda" and importlib.util.find_spec("triton") is None:
+            raise InputError(
+                "fused=True needs the package triton, which is not installed; install it or leave "
+                "fused out"
+            )
+        return PixelDecoder(self._vqgan, bf16=bf16, fused=fused)
+
 
 def to_pixels(images: Tensor) -> Tensor:
     """Float images in [-1, 1] to uint8 pixels: clamp, (x + 1) / 2 * 255, round.
@@ -144,4 +205,5 @@ def to_pixels(images: Tensor) -> Tensor:
     Returns:
         (B, 3, H, W) uint8.
     """
-    return ((images.float().clamp(-1, 1) + 1) / 2 * 255).round().to(torch.uint8)
+    # Halving is exact, so one product by 127.5 rounds as / 2 * 255 does.
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)

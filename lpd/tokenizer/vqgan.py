@@ -112,9 +112,12 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C_in, H, W) -> (B, C_out, H, W)."""
-        residual = self.conv1(F.silu(self.norm1(x)))  # (B, C_out, H, W)
-        residual = self.conv2(F.silu(self.norm2(residual)))
-        return self.nin_shortcut(x) + residual
+        residual = self.conv1(_silu(self.norm1(x)))  # (B, C_out, H, W)
+        residual = self.conv2(_silu(self.norm2(residual)))
+        shortcut = self.nin_shortcut(x)
+        if torch.is_grad_enabled() or residual.dtype != shortcut.dtype:
+            return shortcut + residual
+        return residual.add_(shortcut)
 
 
 class AttnBlock(nn.Module):
@@ -227,7 +230,7 @@ class Encoder(nn.Module):
         for level in self.conv_blocks:
             x = level(x)  # (B, C, H', W')
         x = self.mid(x)
-        return self.conv_out(F.silu(self.norm_out(x)))  # (B, z_channels, h, w)
+        return self.conv_out(_silu(self.norm_out(x)))  # (B, z_channels, h, w)
 
 
 class Decoder(nn.Module):
@@ -259,7 +262,7 @@ class Decoder(nn.Module):
         x = self.mid(self.conv_in(z))  # (B, C, h, w)
         for level in self.conv_blocks:
             x = level(x)  # (B, C, H', W')
-        return self.conv_out(F.silu(self.norm_out(x)))  # (B, 3, H, W)
+        return self.conv_out(_silu(self.norm_out(x)))  # (B, 3, H, W)
 
 
 class VectorQuantizer(nn.Module):
@@ -350,6 +353,12 @@ def _conv3(in_channels: int, out_channels: int) -> nn.Conv2d:
 
 def _norm(channels: int, groups: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=1e-6)
+
+
+def _silu(x: Tensor) -> Tensor:
+    """SiLU of what nobody else holds, in its place where no gradient needs it: on a CPU, fresh
+    memory for a large image costs several times the arithmetic."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 def _middle(channels: int, norm_groups: int) -> nn.Sequential:

@@ -1,0 +1,228 @@
+"""The decoder prepared for generation against the network's own."""
+
+import copy
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._ops import OpOverload
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from lpd.tokenizer.fast_decoder import FastDecoder, Stream
+from lpd.tokenizer.vq_tokenizer import PixelDecoder, VQTokenizer, to_pixels
+from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
+
+CPU = torch.device("cpu")
+GRID = (6, 9)
+
+
+@pytest.fixture(scope="module")
+def vqgan() -> VQGAN:
+    """A network with every kind of layer the published one has, none of which passes unnoticed."""
+    torch.manual_seed(0)
+    config = VQGANConfig(
+        ch=16,
+        ch_mult=(1, 2, 2),
+        num_res_blocks=1,
+        z_channels=8,
+        codebook_size=50,
+        codebook_embed_dim=4,
+        norm_groups=4,
+    )
+    vqgan = VQGAN(config)
+    for module in vqgan.modules():
+        if isinstance(module, nn.GroupNorm):  # 1 and 0 at first
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+    return vqgan.eval().requires_grad_(False)
+
+
+@pytest.fixture
+def tokenizer(vqgan: VQGAN) -> VQTokenizer:
+    return VQTokenizer(copy.deepcopy(vqgan), sha256="0" * 64, device=CPU)
+
+
+@pytest.fixture(scope="module")
+def codes() -> Tensor:
+    return torch.randint(50, (3, 54), generator=torch.Generator().manual_seed(1))
+
+
+def test_float32_pixels_are_those_of_the_network_with_gradients(
+    vqgan: VQGAN, tokenizer: VQTokenizer, codes: Tensor
+) -> None:
+    vqgan = copy.deepcopy(vqgan).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.enable_grad():  # nothing is computed in the place of something else
+        images = vqgan.decode(codes, GRID)
+        vectors = vqgan.pre_quant(images)
+    expected = ((images.clamp(-1, 1) + 1) / 2 * 255).round().to(torch.uint8)
+    assert len(expected.unique()) > 100
+    assert torch.equal(tokenizer.decode(codes, GRID), images)
+    assert torch.equal(tokenizer.pixel_decoder()(codes, GRID), expected)
+    with torch.inference_mode():
+        assert torch.equal(vqgan.pre_quant(images), vectors)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_fast_decoder_is_the_networks_function(vqgan: VQGAN, fused: bool) -> None:
+    z = torch.randn(2, 8, *GRID, generator=torch.Generator().manual_seed(2))
+    expected = copy.deepcopy(vqgan.decoder).double()(z.double())
+    actual = FastDecoder(vqgan.decoder, bf16=False, fused=fused)(z)
+    # Largest value 2; the network's own float32 errs by 1e-6.
+    torch.testing.assert_close(actual.double(), expected, atol=1e-5, rtol=0)
+
+
+def test_upsampling_sums_weights_and_not_pixels() -> None:
+    # Whole numbers: every order of summation gives the same.
+    config = VQGANConfig(ch=4, ch_mult=(1, 1), num_res_blocks=1, z_channels=4, norm_groups=2)
+    torch.manual_seed(0)
+    decoder = VQGAN(config).decoder.requires_grad_(False)
+    upsample = decoder.conv_blocks[0].upsample
+    upsample.conv.weight.copy_(torch.randint(-9, 10, (4, 4, 3, 3)))
+    upsample.conv.bias.copy_(torch.tensor([1.0, -2.0, 3.0, 5.0]))
+    fast = FastDecoder(decoder, bf16=False, fused=False)
+    (found,) = [block for block in fast._blocks if type(block).__name__ == "_Upsample"]
+    for height, width in ((1, 1), (3, 2), (4, 5)):
+        x = torch.randint(-9, 10, (2, 4, height, width)).float()
+        repeated = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        expected = F.conv2d(repeated, upsample.conv.weight, upsample.conv.bias, padding=1)
+        assert torch.equal(found(Stream(x)).total(), expected)
+
+
+def errors(pixels: Tensor, expected: Tensor) -> tuple[int, float, float]:
+    """Largest and mean difference, and PSNR in dB."""
+    difference = (pixels.int() - expected.int()).abs()
+    squared = difference.double().square().mean().item()
+    psnr = 10 * torch.tensor(255**2 / squared).log10().item()
+    return int(difference.max()), difference.double().mean().item(), psnr
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_bfloat16_errs_no_more_than_autocast(
+    tokenizer: VQTokenizer, codes: Tensor, fused: bool
+) -> None:
+    """A random network amplifies what it rounds. Of the quickstart's trained one, 200 images differ
+    from float32's by 1 step of 255 at most and 0.12 on average (autocast: 2 and 0.17)."""
+    expected = tokenizer.pixel_decoder()(codes, GRID)
+    with torch.autocast("cpu", torch.bfloat16):
+        autocast = errors(to_pixels(tokenizer.decode(codes, GRID)), expected)
+    largest, mean, psnr = errors(
+        tokenizer.pixel_decoder(bf16=True, fused=fused)(codes, GRID), expected
+    )
+    # Which of two roundings happens to be nearer depends on the weights.
+    assert 0 < mean < 1.1 * autocast[1]
+    assert psnr > autocast[2] - 0.5
+    assert largest <= autocast[0] + 2
+
+
+def test_the_network_stays_as_it_was(tokenizer: VQTokenizer, codes: Tensor) -> None:
+    expected = tokenizer.decode(codes, GRID)
+    tokenizer.pixel_decoder(bf16=True)(codes, GRID)
+    assert torch.equal(tokenizer.decode(codes, GRID), expected)
+    assert {p.dtype for p in tokenizer._vqgan.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_calls_leave_nothing_behind(tokenizer: VQTokenizer, codes: Tensor, bf16: bool) -> None:
+    decoder = tokenizer.pixel_decoder(bf16=bf16, fused=True)
+    pixels = decoder(codes, GRID)
+    decoder(codes.flip(1), (9, 6))
+    assert torch.equal(decoder(codes, GRID), pixels)
+    one_by_one = torch.cat([decoder(row[None], GRID) for row in codes])
+    # An image is its own: rounding may depend on the batch's size, nothing else.
+    assert (one_by_one.int() - pixels.int()).abs().max() <= 1
+
+
+def test_kernels_on_cuda_need_triton(
+    tokenizer: VQTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer.device = torch.device("cuda")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r"fused=True needs the package triton.*install it or"):
+        tokenizer.pixel_decoder(fused=True)
+
+
+class Operators(TorchDispatchMode):
+    """The operators that compute: not views, and nothing that returns what it was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        inputs = {
+            leaf.untyped_storage()._cdata
+            for leaf in tree_leaves((args, kwargs))
+            if isinstance(leaf, Tensor)
+        }
+        new = any(output.untyped_storage()._cdata not in inputs for output in outputs)
+        if new or func._schema.is_mutable:
+            self.names.append(func.overloadpacket.__name__)
+        return result
+
+
+# Clamp, add one, multiply, round, to uint8.
+TO_PIXELS = {"clamp": 1, "add": 1, "mul": 1, "round": 1, "to": 1}
+FAST = {"embedding": 1, "linear": 10, "scaled_dot_product_attention": 4, "conv_transpose2d": 4}
+EXPECTED = {
+    # 17 residual blocks, 4 of attention, 4 upsamplings.
+    "as it is": {
+        "embedding": 1,
+        "conv2d": 59,
+        "group_norm": 39,
+        "silu_": 35,
+        "upsample_nearest2d": 4,
+        "scaled_dot_product_attention": 4,
+        "add_": 17,
+        **TO_PIXELS,
+        "add": 5,
+    },
+    # The last normalisation's input is made float32.
+    "bf16": {**FAST, "conv2d": 36, "group_norm": 39, "silu_": 35, "add_": 21, **TO_PIXELS, "to": 2},
+    # Additions are left only before upsampling: a bias and a shortcut, once without bias.
+    "bf16 fused": {
+        **FAST,
+        "conv2d": 36,
+        "group_norm_silu": 22,
+        "add_group_norm_silu": 17,
+        "add_": 7,
+        **TO_PIXELS,
+    },
+}
+
+
+@pytest.mark.parametrize(("way", "total"), [("as it is", 168), ("bf16", 156), ("bf16 fused", 106)])
+def test_launches_of_the_published_decoder(way: str, total: int) -> None:
+    """Tensors without memory or values: a look at either, on the host, would be an error."""
+    with FakeTensorMode():
+        with torch.device("meta"):
+            vqgan = VQGAN(VQGANConfig()).requires_grad_(False)
+        for module in vqgan.modules():  # tensors of a torch without CUDA cannot be moved there
+            for name, parameter in module.named_parameters(recurse=False):
+                fake = torch.empty(parameter.shape, device="cuda")
+                setattr(module, name, nn.Parameter(fake, requires_grad=False))
+        decode = PixelDecoder(vqgan, bf16="bf16" in way, fused="fused" in way)
+        codes = torch.empty(2, 256, dtype=torch.int64, device="cuda")
+        runs = []
+        for _ in range(2):
+            with Operators() as operators:
+                pixels = decode(codes, (16, 16))
+            runs.append(operators.names)
+        assert pixels.shape == (2, 3, 256, 256)
+        assert (pixels.dtype, pixels.device.type) == (torch.uint8, "cuda")
+    assert Counter(runs[0]) == EXPECTED[way]
+    assert len(runs[0]) == total
+    assert runs[0] == runs[1]
