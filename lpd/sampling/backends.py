@@ -234,10 +234,17 @@ def choose_backend(name: str, model: LPD, dtype: torch.dtype) -> str:
         name: what was asked for.
         model: what it is for. Weights that are in training are never copied.
         dtype: what is computed in.
+
+    Raises:
+        InputError: the model is where the backend is not.
     """
+    weight = model.head.weight
+    if name == "packed" and weight.device.type != "cpu":
+        raise InputError(
+            f"backend packed is for CPUs, and the model is on {weight.device}: choose another one"
+        )
     if name != AUTO:
         return name
-    weight = model.head.weight
     if weight.device.type == "cuda":
         return "compiled"
     if weight.device.type != "cpu" or weight.requires_grad or not can_pack():

@@ -122,8 +122,6 @@ class GraphRunner:
         key = _key(inputs, size)
         recorded = self._recorded.pop(key, None)
         if recorded is None:
-            while len(self._recorded) >= self._capacity:  # there may not be room for one more
-                self._recorded.popitem(last=False)
             try:
                 recorded = self._record(inputs, size)
             except RuntimeError as error:
@@ -134,6 +132,8 @@ class GraphRunner:
         else:
             _copy(inputs, recorded.buffers)
         self._recorded[key] = recorded
+        if len(self._recorded) > self._capacity:  # recording has waited for its last replay
+            self._recorded.popitem(last=False)
         recorded.replay()
         return tuple(each[:num_images].clone() for each in recorded.outputs)
 

@@ -165,6 +165,13 @@ def test_unknown_backends_are_refused() -> None:
         ExecutionOptions(backend="fast")
 
 
+def test_packing_is_for_cpus(tiny_config: LPDConfig) -> None:
+    with torch.device("meta"):
+        model = LPD(tiny_config)
+    with pytest.raises(InputError, match="packed is for CPUs, and the model is on meta"):
+        choose_backend("packed", model, torch.float32)
+
+
 def test_auto_packs_what_gains_by_it(tiny_model: LPD, monkeypatch: pytest.MonkeyPatch) -> None:
     def chosen(dtype: torch.dtype, model: LPD = tiny_model) -> str:
         return choose_backend(AUTO, model, dtype)

@@ -1,5 +1,6 @@
 """Generation by recorded graphs, with a recorder that needs no GPU."""
 
+import copy
 import gc
 import warnings
 from collections.abc import Callable
@@ -163,6 +164,25 @@ def test_a_replay_draws_the_eager_twins_tokens(
         check_same(eager, captured, batch(seed, 4, sampling=sampling))
     assert captured.graphs is not None
     assert captured.graphs.num_recorded == 1
+
+
+@pytest.mark.parametrize("backend", ["eager", "fused"])
+def test_a_replay_in_bfloat16_flips_nothing(
+    tiny_model: LPD, tokenizer: VQTokenizer, backend: str
+) -> None:
+    """The same operators in the same order; between backends and against float32, about one token
+    in a hundred flips (test_bf16.py)."""
+    eager, captured = (
+        ImageGenerator(
+            copy.deepcopy(tiny_model), tokenizer, batch_size=4, bf16=True, backend=backend
+        )
+        for _ in range(2)
+    )
+    captured.graphs = GraphRunner(captured._work, TapeRecorder(), batch_size=4)
+    for seed in range(3):
+        expected, actual = (each.generate(**batch(seed, 4)) for each in (eager, captured))
+        assert torch.equal(actual.codes, expected.codes)
+        assert torch.equal(actual.images, expected.images)
 
 
 @given(data=st.data())
