@@ -36,11 +36,8 @@ class PixelDecoder:
         if bf16 or fused:
             self._fast = FastDecoder(vqgan.decoder, bf16=bf16, fused=fused)
             # What is looked up is what the decoder's first convolution reads.
-            projected = vqgan.post_quant_conv(
-                codebook.unflatten(1, (-1, 1, 1))
-            )  # (V, z_channels, 1, 1)
-            dtype = torch.bfloat16 if bf16 else torch.float32
-            self._table = projected.flatten(1).to(dtype)  # (V, z_channels)
+            table = vqgan.post_quant_conv(codebook.view(*codebook.shape, 1, 1)).flatten(1)
+            self._table = table.to(torch.bfloat16 if bf16 else torch.float32)  # (V, z_channels)
 
     @torch.inference_mode()
     def __call__(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -413,7 +413,7 @@ def measure(config: BenchmarkConfig, device: torch.device) -> Record:
     commit, modified = checkout()
     return Record(
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        command=shlex.join(["python", *sys.argv]),
+        command=command_line(sys.argv[1:]),
         commit=commit,
         modified=modified,
         device=torch.cuda.get_device_name(device) if on_cuda else processor(),
@@ -538,6 +538,16 @@ def run(config: BenchmarkConfig) -> None:
         records.append(config.results, record)
         print(f"recorded in {config.results}")
     print(record.to_json())
+
+
+def command_line(arguments: list[str]) -> str:
+    """The command of a record, without where the record goes: that is nobody else's folder."""
+    kept = list(arguments)
+    for place in reversed(range(len(kept))):
+        name, _, value = kept[place].partition("=")
+        if name == "--results":
+            del kept[place : place + (1 if value else 2)]
+    return shlex.join(["python", "scripts/benchmark/sampling.py", *kept])
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import torch
 
 from scripts.benchmark import records, sampling
 from scripts.benchmark.records import DEFAULT, EAGER, RASTER, Record
-from scripts.benchmark.sampling import BenchmarkConfig, Step
+from scripts.benchmark.sampling import BenchmarkConfig, Step, command_line
 
 
 @pytest.fixture(autouse=True)
@@ -170,3 +170,16 @@ def test_a_damaged_results_file_is_named_before_anything_is_measured(
     monkeypatch.setattr(sampling, "measure", lambda *_: pytest.fail("measured"))
     with pytest.raises(ValueError, match=r"results.jsonl, line 1: "):
         sampling.run(small(path))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ""),
+        (["--preset", "lpd_l", "--bf16"], " --preset lpd_l --bf16"),
+        (["--results", "/home/me/a b", "--bf16"], " --bf16"),
+        (["--bf16", "--results=x"], " --bf16"),
+    ],
+)
+def test_a_record_does_not_say_where_it_goes(arguments: list[str], expected: str) -> None:
+    assert command_line(arguments) == f"python scripts/benchmark/sampling.py{expected}"
