@@ -21,6 +21,10 @@ from lpd.weights import find_config, load_state_dict_file, load_strictly, weight
 # LlamaGen counts code usage in this buffer while it trains; nothing reads it afterwards.
 _USAGE_BUFFER = "quantize.codebook_used"
 
+# A CPU decodes so few images at a time that none of their layers is larger, in bytes: glibc asks
+# the kernel anew for 32 MiB and more each time, which costs up to a tenth of decoding.
+_CPU_LAYER_BYTES = 31 * 2**20
+
 
 class PixelDecoder:
     """Turns codes into pixels, for generation.
@@ -50,6 +54,20 @@ class PixelDecoder:
         Returns:
             (B, 3, H, W) uint8.
         """
+        if codes.device.type == "cpu":
+            parts = codes.split(self._images_at_a_time(grid))
+            return torch.cat([self._decode(part, grid) for part in parts])
+        return self._decode(codes, grid)
+
+    def _images_at_a_time(self, grid: tuple[int, int]) -> int:
+        """How many a CPU decodes at a time."""
+        config = self._vqgan.config
+        # At full resolution: the second level comes there by its own upsampling.
+        channels = config.ch * max(config.ch_mult[:2])
+        largest = grid[0] * grid[1] * config.stride**2 * channels * self._table.element_size()
+        return max(1, _CPU_LAYER_BYTES // largest)
+
+    def _decode(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
         z = F.embedding(codes, self._table).transpose(1, 2).unflatten(2, grid)  # (B, ., h, w)
         if self._fast is not None:
             return to_pixels(self._fast(z))

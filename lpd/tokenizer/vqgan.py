@@ -114,10 +114,7 @@ class ResBlock(nn.Module):
         """(B, C_in, H, W) -> (B, C_out, H, W)."""
         residual = self.conv1(_silu(self.norm1(x)))  # (B, C_out, H, W)
         residual = self.conv2(_silu(self.norm2(residual)))
-        shortcut = self.nin_shortcut(x)
-        if torch.is_grad_enabled() or residual.dtype != shortcut.dtype:
-            return shortcut + residual
-        return residual.add_(shortcut)
+        return residual.add_(self.nin_shortcut(x))
 
 
 class AttnBlock(nn.Module):
@@ -356,7 +353,7 @@ def _norm(channels: int, groups: int) -> nn.GroupNorm:
 
 
 def _silu(x: Tensor) -> Tensor:
-    """SiLU of what nobody else holds, in its place where no gradient needs it: on a CPU, fresh
+    """SiLU of what nobody else holds, in its place unless a gradient needs that: on a CPU, fresh
     memory for a large image costs several times the arithmetic."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 

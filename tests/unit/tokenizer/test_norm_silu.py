@@ -141,8 +141,15 @@ def test_bfloat16_is_read_and_rounded_at_the_ends_only(by: str) -> None:
 def test_channels_may_come_outermost() -> None:
     x, shift, shortcut, weight, bias = make((2, 8, 3, 5))
     rest = (weight, bias, 4, EPS, True, torch.bfloat16)
-    innermost = add_group_norm_silu(x, shift, shortcut, *rest)
-    outermost = add_group_norm_silu(x.contiguous(), shift, shortcut.contiguous(), *rest)
+    innermost = (
+        *add_group_norm_silu(x, shift, shortcut, *rest),
+        group_norm_silu(x, shift, *rest),
+    )
+    x, shortcut = x.contiguous(), shortcut.contiguous()
+    outermost = (
+        *add_group_norm_silu(x, shift, shortcut, *rest),
+        group_norm_silu(x, shift, *rest),
+    )
     for one, other in zip(innermost, outermost, strict=True):
         torch.testing.assert_close(one, other, atol=0, rtol=ONE_UNIT)
         assert other.is_contiguous(memory_format=torch.channels_last)

@@ -14,6 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lpd.tokenizer import vq_tokenizer
 from lpd.tokenizer.fast_decoder import FastDecoder, Stream
 from lpd.tokenizer.vq_tokenizer import PixelDecoder, VQTokenizer, to_pixels
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
@@ -68,6 +69,24 @@ def test_float32_pixels_are_those_of_the_network_with_gradients(
         assert torch.equal(vqgan.pre_quant(images), vectors)
 
 
+# An image's largest layer has 54 x 4 x 4 pixels of 32 channels, 4 bytes each: 110,592 bytes.
+@pytest.mark.parametrize(("limit", "sizes"), [(1, [1, 1, 1]), (221_184, [2, 1]), (331_776, [3])])
+def test_a_cpu_decodes_few_images_at_a_time(
+    tokenizer: VQTokenizer,
+    codes: Tensor,
+    limit: int,
+    sizes: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    expected = tokenizer.pixel_decoder()(codes, GRID)
+    decoder = tokenizer._vqgan.decoder
+    decoded = []
+    decoder.register_forward_pre_hook(lambda _, args: decoded.append(len(args[0])))
+    monkeypatch.setattr(vq_tokenizer, "_CPU_LAYER_BYTES", limit)
+    assert torch.equal(tokenizer.pixel_decoder()(codes, GRID), expected)
+    assert decoded == sizes
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_the_fast_decoder_is_the_networks_function(vqgan: VQGAN, fused: bool) -> None:
     z = torch.randn(2, 8, *GRID, generator=torch.Generator().manual_seed(2))
@@ -95,7 +114,7 @@ def test_upsampling_sums_weights_and_not_pixels() -> None:
 
 
 def errors(pixels: Tensor, expected: Tensor) -> tuple[int, float, float]:
-    """Largest and mean difference, and PSNR in dB."""
+    """Largest and mean difference of pixels that are not all equal, and PSNR in dB."""
     difference = (pixels.int() - expected.int()).abs()
     squared = difference.double().square().mean().item()
     psnr = 10 * torch.tensor(255**2 / squared).log10().item()
@@ -106,18 +125,19 @@ def errors(pixels: Tensor, expected: Tensor) -> tuple[int, float, float]:
 def test_bfloat16_errs_no_more_than_autocast(
     tokenizer: VQTokenizer, codes: Tensor, fused: bool
 ) -> None:
-    """A random network amplifies what it rounds. Of the quickstart's trained one, 200 images differ
-    from float32's by 1 step of 255 at most and 0.12 on average (autocast: 2 and 0.17)."""
     expected = tokenizer.pixel_decoder()(codes, GRID)
     with torch.autocast("cpu", torch.bfloat16):
         autocast = errors(to_pixels(tokenizer.decode(codes, GRID)), expected)
-    largest, mean, psnr = errors(
-        tokenizer.pixel_decoder(bf16=True, fused=fused)(codes, GRID), expected
-    )
-    # Which of two roundings happens to be nearer depends on the weights.
-    assert 0 < mean < 1.1 * autocast[1]
-    assert psnr > autocast[2] - 0.5
-    assert largest <= autocast[0] + 2
+    decode = tokenizer.pixel_decoder(bf16=True, fused=fused)
+    largest, mean, psnr = errors(decode(codes, GRID), expected)
+    # Here 5 steps of 255, 0.50 on average, 49.9 dB; fused 4, 0.44, 50.8 dB; autocast 5, 0.48,
+    # 50.2 dB. Random weights amplify: 200 images of the quickstart's trained network differ by 1
+    # step at most and 0.12 on average, under autocast by 2 and 0.17.
+    assert mean < 1.1 * autocast[1]
+    assert largest <= 7
+    assert mean < 0.55
+    assert psnr > 49
+    assert not fused or psnr > autocast[2]
 
 
 def test_the_network_stays_as_it_was(tokenizer: VQTokenizer, codes: Tensor) -> None:
