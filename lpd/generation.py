@@ -89,8 +89,10 @@ class ImageGenerator:
         self.tokenizer = tokenizer
         if bf16 is None:
             bf16 = bf16_pays(self.device)
-        elif bf16 and not bf16_pays(self.device):
-            warnings.warn("bfloat16 is no faster than float32 on this processor", stacklevel=2)
+        elif bf16 and self.device.type == "cpu" and not bf16_pays(self.device):
+            warnings.warn(
+                "on this processor bfloat16 is hardly faster than float32, or slower", stacklevel=2
+            )
         if bf16:
             cast_linears(model, torch.bfloat16)
         dtype = torch.bfloat16 if bf16 else model.head.weight.dtype

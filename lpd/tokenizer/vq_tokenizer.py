@@ -21,8 +21,9 @@ from lpd.weights import find_config, load_state_dict_file, load_strictly, weight
 # LlamaGen counts code usage in this buffer while it trains; nothing reads it afterwards.
 _USAGE_BUFFER = "quantize.codebook_used"
 
-# A CPU decodes so few images at a time that none of their layers is larger, in bytes: glibc asks
-# the kernel anew for 32 MiB and more each time, which costs up to a tenth of decoding.
+# The fast decoder takes so few images at a time on a CPU that none of their layers is larger, in
+# bytes: glibc asks the kernel anew for 32 MiB and more each time, a tenth of decoding. Not the
+# network itself, whose last bits depend on the batch's size where there are several threads.
 _CPU_LAYER_BYTES = 31 * 2**20
 
 
@@ -54,13 +55,13 @@ class PixelDecoder:
         Returns:
             (B, 3, H, W) uint8.
         """
-        if codes.device.type == "cpu":
+        if self._fast is not None and codes.device.type == "cpu":
             parts = codes.split(self._images_at_a_time(grid))
             return torch.cat([self._decode(part, grid) for part in parts])
         return self._decode(codes, grid)
 
     def _images_at_a_time(self, grid: tuple[int, int]) -> int:
-        """How many a CPU decodes at a time."""
+        """How many the fast decoder takes at a time on a CPU."""
         config = self._vqgan.config
         # At full resolution: the second level comes there by its own upsampling.
         channels = config.ch * max(config.ch_mult[:2])

@@ -1,7 +1,9 @@
 """Images are what the parts make by hand, whatever the batch; previews grow into them."""
 
+import copy
 import itertools
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from lpd.orders.plan import DecodePlan
 from lpd.orders.registry import OrderConfig, make_plan
 from lpd.orders.request import PlanSource
 from lpd.randomness import token_uniforms
+from lpd.sampling import precision
 from lpd.sampling.config import SamplingConfig
 from lpd.sampling.sampler import DecodeInputs, Sampler
 from lpd.tokenizer.vq_tokenizer import VQTokenizer, to_pixels
@@ -94,6 +97,26 @@ def test_bf16_keeps_the_weights_in_bfloat16(tiny_model: LPD, tokenizer: VQTokeni
         torch.arange(3), plan, uniforms, SamplingConfig()
     )
     assert torch.equal(codes, expected)
+
+
+@pytest.mark.parametrize(("speedup", "pays"), [(0.6, False), (1.1, False), (2.0, True)])
+def test_bf16_on_a_cpu_is_chosen_by_measurement(
+    tiny_model: LPD,
+    tokenizer: VQTokenizer,
+    monkeypatch: pytest.MonkeyPatch,
+    speedup: float,
+    pays: bool,
+) -> None:
+    monkeypatch.setattr(precision, "bf16_speedup", lambda: speedup)
+    model = copy.deepcopy(tiny_model)
+    assert not ImageGenerator(model, tokenizer).bf16  # by default results do not depend on it
+    assert ImageGenerator(model, tokenizer, bf16=None).bf16 == pays
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert ImageGenerator(model, tokenizer, bf16=True).bf16
+    assert [str(each.message) for each in caught] == (
+        [] if pays else ["on this processor bfloat16 is hardly faster than float32, or slower"]
+    )
 
 
 def test_bf16_leaves_a_model_in_training_as_it_is(tiny_model: LPD, tokenizer: VQTokenizer) -> None:

@@ -1,6 +1,7 @@
 """Generation by recorded graphs, with a recorder that needs no GPU."""
 
 import copy
+import dataclasses
 import gc
 import warnings
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from lpd.generation import ImageGenerator
 from lpd.models.lpd import LPD
 from lpd.orders.plan import DecodePlan
 from lpd.orders.registry import OrderConfig, make_plan
+from lpd.sampling import graphs
 from lpd.sampling.config import SamplingConfig
 from lpd.sampling.graphs import GraphRunner, Outputs
 from lpd.sampling.sampler import DecodeInputs
@@ -259,6 +261,12 @@ def test_the_least_recently_used_graph_goes_first(tiny_model: LPD, tokenizer: VQ
         assert recorder.recorded == recorded
         assert captured.graphs is not None
         assert captured.graphs.num_recorded <= 2
+
+
+def test_every_tensor_of_the_inputs_is_a_buffer() -> None:
+    """One that is forgotten would keep the values it had while recording."""
+    tensors = [each.name for each in dataclasses.fields(DecodeInputs) if each.type is torch.Tensor]
+    assert sorted(tensors) == sorted((*graphs._PER_IMAGE, *graphs._SHARED))
 
 
 def test_outputs_stay_as_they_are(captured: ImageGenerator) -> None:
