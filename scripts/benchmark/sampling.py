@@ -11,7 +11,7 @@ graph), and what is left of a way's time are its passes.
 A time is the median over rounds, with the quartiles as its spread; a ratio is that of medians. What
 the passes must move and compute is counted in scripts/benchmark/work.py. The last line is the whole
 record as JSON; it is added to the results file, from which scripts/benchmark/results.py makes the
-tables of BENCHMARKS.md.
+tables of BENCHMARKS.md, and does so at once.
 
 On CUDA at batch size 1 the throughput is measured as well, from batch 64 on, doubled until memory
 or gain ends.
@@ -50,7 +50,7 @@ from lpd.sampling.execution import BACKENDS, ExecutionOptions
 from lpd.sampling.guidance import guidance_scales
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
-from scripts.benchmark import records
+from scripts.benchmark import records, results
 from scripts.benchmark.launches import decoding_launches, profiled_launches
 from scripts.benchmark.machine import processor
 from scripts.benchmark.records import DEFAULT, EAGER, RASTER, Record, Throughput, Times, Way
@@ -537,6 +537,8 @@ def run(config: BenchmarkConfig) -> None:
     if config.record:
         records.append(config.results, record)
         print(f"recorded in {config.results}")
+        if config.results == records.RESULTS:  # so that the tables are always those of the file
+            results.run(results.ResultsConfig())
     print(record.to_json())
 
 

@@ -172,6 +172,22 @@ def test_a_damaged_results_file_is_named_before_anything_is_measured(
         sampling.run(small(path))
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_the_tables_follow_the_projects_own_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
+    record = records.read(records.RESULTS)[-1]
+    path, written = tmp_path / "results.jsonl", []
+    monkeypatch.setattr(sampling, "measure", lambda config, device: record)
+    monkeypatch.setattr(sampling.results, "run", lambda config: written.append(path.read_text()))
+    if ours:
+        monkeypatch.setattr(records, "RESULTS", path)
+    sampling.run(small(path))
+    line = record.to_json() + "\n"
+    assert path.read_text() == line
+    assert written == ([line] if ours else [])
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
