@@ -113,15 +113,13 @@ class CompiledStack(DecodeStack):
         self, blocks: Iterable[Block], norm: nn.LayerNorm, head: nn.Linear, dtype: torch.dtype
     ) -> None:
         super().__init__(blocks, norm, head, dtype)
-        self._tried = False
-        self._works = False
+        self._compiles = True
+        self._is_tuned = False
 
     def run(self, x: Tensor, cache: KVCache, num_context: int) -> Tensor:
-        if not self._tried:
-            self._tried = True
-            self._works = self._compile(x.device)
-        if not self._works:
-            return super().run(x, cache, num_context)
+        if not self._is_tuned:
+            self._is_tuned = True
+            self._tune(x.device)
         num_sequences, num_rows, dim = x.shape
         last = len(self.blocks) - 1
         weights = [BlockWeights.of(block) for block in self.blocks]
@@ -146,30 +144,32 @@ class CompiledStack(DecodeStack):
         return x.view(num_sequences, num_rows - num_context, dim)
 
     def _call(self, function: Callable[..., Any], rows: tuple[Tensor, ...], *arguments: Any) -> Any:
-        if len(rows[0]) < 2:  # a compiler takes 0 and 1 for constants
-            return function(*rows, *arguments)
-        for each in rows:
-            torch._dynamo.maybe_mark_dynamic(each, 0)
-        return _compiled(function, rows[0].device.type)(*rows, *arguments)
+        if self._compiles and len(rows[0]) > 1:  # a compiler takes 0 and 1 for constants
+            for each in rows:
+                torch._dynamo.maybe_mark_dynamic(each, 0)
+            try:
+                return _compiled(function, rows[0].device.type)(*rows, *arguments)
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # compilers fail in many ways, at the first call or later
+                self._compiles = False
+                reason = str(error).strip().partition("\n")[0]
+                warnings.warn(
+                    f"blocks are run operator by operator: torch.compile failed: {reason}",
+                    stacklevel=2,
+                )
+        return function(*rows, *arguments)
 
-    def _compile(self, device: torch.device) -> bool:
+    def _tune(self, device: torch.device) -> None:
         """Compile for a typical number of rows, which decides what matrix products are tuned for;
         the first pass has hardly any."""
         x = torch.zeros(_TYPICAL_ROWS, self.norm.normalized_shape[0], device=device)  # (R, D)
         attended = torch.zeros_like(x, dtype=self.dtype)
         weights = [BlockWeights.of(block) for block in self.blocks[:2]]
-        try:
-            self._call(before_attention, (x,), weights[0], self.dtype)
-            if len(weights) > 1:
-                self._call(_between_attentions, (x, attended), *weights)
-            self._call(after_attention, (x, attended), weights[0])
-        except Exception as error:
-            warnings.warn(
-                f"blocks are run operator by operator: torch.compile failed ({error})",
-                stacklevel=2,
-            )
-            return False
-        return True
+        self._call(before_attention, (x,), weights[0], self.dtype)
+        if len(weights) > 1:
+            self._call(_between_attentions, (x, attended), *weights)
+        self._call(after_attention, (x, attended), weights[0])
 
 
 class FusedStack(DecodeStack):
