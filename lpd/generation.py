@@ -9,7 +9,7 @@ B images of a batch, n images in all, N positions, K of them known beforehand.
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from lpd.sampling.execution import AUTO
 from lpd.sampling.graphs import CudaRecorder, GraphRunner
 from lpd.sampling.precision import bf16_pays
 from lpd.sampling.sampler import DecodeInputs, Sampler
-from lpd.tokenizer.vq_tokenizer import VQTokenizer
+from lpd.tokenizer.vq_tokenizer import PixelDecoder, VQTokenizer
 
 Labels = Sequence[Any] | npt.NDArray[np.integer]
 """What each image is to show, as the model's conditioning reads it: a class, None for no class."""
@@ -104,6 +104,7 @@ class ImageGenerator:
         way = TABLE[self.backend]
         self._sampler = Sampler(model, batch_size, model.stack(dtype, way.stack), way.choose)
         self._decode = tokenizer.pixel_decoder(bf16=bf16, fused=self.backend == "fused")
+        self._work = _whole_generation(self._sampler, self._decode, self.grid)
         self.graphs: GraphRunner | None = None
         """The captured graphs, where there are any."""
         if cuda_graphs and self.device.type == "cuda":
@@ -287,14 +288,26 @@ class ImageGenerator:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _work(self, inputs: DecodeInputs) -> tuple[Tensor, Tensor]:
-        # The sampler's own cache may be replaced by a larger one, and a graph would not know.
-        codes = self._sampler.decode(inputs, self._sampler.make_cache(inputs))
-        return codes, self._images(codes)
-
     def _images(self, codes: Tensor) -> Tensor:
         """(B, N) codes to (B, 3, H, W) uint8."""
         return self._decode(codes, self.grid)
+
+
+def _whole_generation(
+    sampler: Sampler, decode: PixelDecoder, grid: tuple[int, int]
+) -> Callable[[DecodeInputs], tuple[Tensor, Tensor]]:
+    """All of a batch's work, as a graph captures it.
+
+    A function of the parts and not of the generator: held by the generator, it would keep that, and
+    a GPU's memory with it, until garbage is collected.
+    """
+
+    def work(inputs: DecodeInputs) -> tuple[Tensor, Tensor]:
+        # The sampler's own cache may be replaced by a larger one, and a graph would not know.
+        codes = sampler.decode(inputs, sampler.make_cache(inputs))
+        return codes, decode(codes, grid)
+
+    return work
 
 
 def cast_linears(model: LPD, dtype: torch.dtype) -> None:

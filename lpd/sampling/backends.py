@@ -45,8 +45,11 @@ class PackedStack(DecodeStack):
         self, blocks: Iterable[Block], norm: nn.LayerNorm, head: nn.Linear, dtype: torch.dtype
     ) -> None:
         super().__init__(blocks, norm, head, dtype)
-        if not can_pack():
-            raise InputError("this build of torch has no oneDNN: choose another backend")
+        if not can_pack(dtype):
+            raise InputError(
+                f"backend packed needs oneDNN and a processor that it packs {dtype} for: choose "
+                "another backend"
+            )
         self._weights = [self._packed(BlockWeights.of(block)) for block in self.blocks]
         self._head = self._pack(head.weight)
 
@@ -76,11 +79,17 @@ class PackedStack(DecodeStack):
         return torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
 
 
-def can_pack() -> bool:
-    """Whether this torch packs weights."""
-    return torch.backends.mkldnn.is_available() and all(
-        hasattr(torch.ops.mkldnn, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
-    )
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this torch packs weights of a dtype on this processor."""
+    operators = torch.ops.mkldnn
+    if not torch.backends.mkldnn.is_available() or not all(
+        hasattr(operators, name) for name in ("_reorder_linear_weight", "_linear_pointwise")
+    ):
+        return False
+    if dtype == torch.float32:
+        return True
+    # Packed bfloat16 needs instructions that AVX2 alone has not.
+    return dtype == torch.bfloat16 and bool(operators._is_mkldnn_bf16_supported())
 
 
 def _packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -99,8 +108,15 @@ def _between_attentions(
 def _compiled(function: Callable[..., Any], device_type: str) -> Callable[..., Any]:
     # One compiled function for all blocks, as it takes their weights as arguments, and for all
     # passes, as the number of rows is a symbol.
-    mode = "max-autotune-no-cudagraphs" if device_type == "cuda" else None
-    return torch.compile(function, fullgraph=True, mode=mode)
+    # The options are those of mode "max-autotune-no-cudagraphs", without its tables on stderr.
+    options: dict[str, Any] = {
+        "max_autotune": True,
+        "coordinate_descent_tuning": True,
+        "autotune_num_choices_displayed": 0,
+    }
+    return torch.compile(
+        function, fullgraph=True, options=options if device_type == "cuda" else None
+    )
 
 
 class CompiledStack(DecodeStack):
@@ -152,6 +168,8 @@ class CompiledStack(DecodeStack):
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # compilers fail in many ways, at the first call or later
+                if rows[0].is_cuda and torch.cuda.is_current_stream_capturing():
+                    raise  # the capture has failed, whatever the reason: its recorder's concern
                 self._compiles = False
                 reason = str(error).strip().partition("\n")[0]
                 warnings.warn(
@@ -243,11 +261,15 @@ def choose_backend(name: str, model: LPD, dtype: torch.dtype) -> str:
         raise InputError(
             f"backend packed is for CPUs, and the model is on {weight.device}: choose another one"
         )
+    if name == "packed" and weight.requires_grad:
+        raise InputError(
+            "backend packed copies the weights, and these are in training: choose another one"
+        )
     if name != AUTO:
         return name
     if weight.device.type == "cuda":
         return "compiled"
-    if weight.device.type != "cpu" or weight.requires_grad or not can_pack():
+    if weight.device.type != "cpu" or weight.requires_grad or not can_pack(dtype):
         return "eager"
     num_bytes = sum(each.numel() * each.element_size() for each in model.blocks.parameters())
     return "packed" if dtype != torch.float32 or num_bytes >= _PACK_FROM_BYTES else "eager"

@@ -9,6 +9,7 @@ Nothing here is about CUDA but :class:`CudaRecorder`; tests record by other mean
 """
 
 import dataclasses
+import gc
 import time
 import warnings
 from collections import OrderedDict
@@ -50,23 +51,31 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool: Any = None
+        # One for all: memory is shared by graphs that were captured on the same stream.
+        self._stream: torch.cuda.Stream | None = None
 
     def record(self, work: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
         with torch.cuda.device(self._device):
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
+            stream = self._stream = self._stream or torch.cuda.Stream()
+            before = torch.cuda.current_stream()
+            stream.wait_stream(before)
             with torch.cuda.stream(stream):
                 for _ in range(_WARM_UP_RUNS):
                     work()
-            torch.cuda.current_stream().wait_stream(stream)
+            before.wait_stream(stream)
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
+            gc.collect()  # what is collected while capturing may not be freed then
             graph = torch.cuda.CUDAGraph()
-            # thread_local: another thread may prepare the next batch meanwhile, and allocate.
-            with torch.cuda.graph(
-                graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
-            ):
-                outputs = work()
+            try:
+                # thread_local: another thread may prepare the next batch meanwhile, and allocate.
+                with torch.cuda.graph(
+                    graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+                ):
+                    outputs = work()
+            finally:
+                # A capture that fails leaves its stream the current one.
+                torch.cuda.set_stream(before)
         return graph.replay, outputs
 
 
@@ -122,12 +131,18 @@ class GraphRunner:
         key = _key(inputs, size)
         recorded = self._recorded.pop(key, None)
         if recorded is None:
+            failure = None
             try:
                 recorded = self._record(inputs, size)
             except RuntimeError as error:
+                # Its frames hold the memory of the attempt, which the next one may need.
+                failure = error.with_traceback(None)
+            if recorded is None:
+                assert failure is not None
+                self._recorded.clear()
                 # What fails for another reason than recording fails again at once.
                 outputs = self._work(inputs)
-                self._give_up(error)
+                self._give_up(failure)
                 return outputs
         else:
             _copy(inputs, recorded.buffers)
@@ -149,7 +164,6 @@ class GraphRunner:
 
     def _give_up(self, error: RuntimeError) -> None:
         self._gave_up = True
-        self._recorded.clear()
         reason = str(error).strip().partition("\n")[0]
         warnings.warn(
             f"decoding is not captured in a CUDA graph, and is slower for it: {reason}",

@@ -130,7 +130,8 @@ def _(
     from lpd.tokenizer.triton_kernels import launch
 
     x = x.contiguous(memory_format=torch.channels_last)
-    return launch(x, shift, None, weight, bias, num_groups, eps, activate, dtype)[1]
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        return launch(x, shift, None, weight, bias, num_groups, eps, activate, dtype)[1]
 
 
 @add_group_norm_silu.register_kernel("cuda")
@@ -148,4 +149,5 @@ def _(
     from lpd.tokenizer.triton_kernels import launch
 
     x, shortcut = (each.contiguous(memory_format=torch.channels_last) for each in (x, shortcut))
-    return launch(x, shift, shortcut, weight, bias, num_groups, eps, activate, dtype)
+    with torch.cuda.device_of(x):
+        return launch(x, shift, shortcut, weight, bias, num_groups, eps, activate, dtype)

@@ -121,6 +121,20 @@ def test_repeated_calls_do_not_grow_memory(tiny_model: LPD, tokenizer: VQTokeniz
     assert (torch.cuda.memory_allocated(DEVICE), torch.cuda.memory_reserved(DEVICE)) == before
 
 
+def test_graphs_that_come_and_go_share_their_memory(
+    tiny_model: LPD, tokenizer: VQTokenizer
+) -> None:
+    captured = generator(tiny_model, tokenizer, backend="eager")
+    assert captured.graphs is not None
+    captured.graphs._capacity = 2
+    reserved = []
+    for first in range(1, 13):  # a plan of its own each
+        captured.generate(**batch(0, sizes=(first, 16 - first)))
+        torch.cuda.synchronize()
+        reserved.append(torch.cuda.memory_reserved(DEVICE))
+    assert max(reserved[3:]) <= reserved[2] + 2**21 * 4  # a few blocks of the allocator's
+
+
 @pytest.mark.parametrize(
     ("bf16", "fused", "most"), [(False, True, 1), (True, False, 8), (True, True, 8)]
 )

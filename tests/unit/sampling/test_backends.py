@@ -30,7 +30,7 @@ from lpd.tokenizer.vq_tokenizer import VQTokenizer
 
 SIZES = (2, 8, 4, 1, 1)
 DTYPES = [torch.float32, torch.bfloat16]
-needs_packing = pytest.mark.skipif(not can_pack(), reason="torch has no oneDNN")
+needs_packing = pytest.mark.skipif(not can_pack(torch.float32), reason="torch has no oneDNN")
 
 # A row's logits are sums of some hundred products, in another order.
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2.0**-7}
@@ -70,6 +70,10 @@ def check_same(model: LPD, kind: type[DecodeStack], dtype: torch.dtype) -> None:
 @needs_packing
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_packed_weights_give_the_same_logits(tiny_model: LPD, dtype: torch.dtype) -> None:
+    if not can_pack(dtype):
+        with pytest.raises(InputError, match="backend packed needs oneDNN and a processor"):
+            tiny_model.stack(dtype, PackedStack)
+        return
     check_same(tiny_model, PackedStack, dtype)
 
 
@@ -149,7 +153,7 @@ def test_where_nothing_compiles_decoding_goes_on_with_one_warning(
 
 @pytest.mark.parametrize("name", ["packed", "fused"])
 def test_decoding_draws_the_same_tokens_but_for_near_ties(tiny_model: LPD, name: str) -> None:
-    if name == "packed" and not can_pack():
+    if name == "packed" and not can_pack(torch.float32):
         pytest.skip("torch has no oneDNN")
     way = TABLE[name]
     images = np.arange(256)
@@ -186,7 +190,7 @@ def test_auto_packs_what_gains_by_it(tiny_model: LPD, monkeypatch: pytest.Monkey
     def chosen(dtype: torch.dtype, model: LPD = tiny_model) -> str:
         return choose_backend(AUTO, model, dtype)
 
-    monkeypatch.setattr(backends, "can_pack", lambda: True)
+    monkeypatch.setattr(backends, "can_pack", lambda dtype: True)
     assert chosen(torch.float32) == "eager"  # few weights: results stay what they are
     assert chosen(torch.bfloat16) == "packed"
     with torch.device("meta"):
@@ -195,7 +199,10 @@ def test_auto_packs_what_gains_by_it(tiny_model: LPD, monkeypatch: pytest.Monkey
     assert chosen(torch.float32) == "packed"
     training = LPD(tiny_model.config)
     assert chosen(torch.float32, training) == "eager"  # its weights change
-    monkeypatch.setattr(backends, "can_pack", lambda: False)
+    with pytest.raises(InputError, match="these are in training"):
+        choose_backend("packed", training, torch.float32)
+    # As on a processor with AVX2 alone.
+    monkeypatch.setattr(backends, "can_pack", lambda dtype: dtype == torch.float32)
     assert chosen(torch.bfloat16) == "eager"
     assert choose_backend("compiled", tiny_model, torch.float32) == "compiled"
 

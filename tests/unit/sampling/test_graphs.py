@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import gc
 import warnings
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,33 @@ def test_what_cannot_be_recorded_is_run_with_one_warning(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_same(eager, captured, batch(1, 5))
+
+
+def test_the_failed_attempts_memory_is_free_for_the_next() -> None:
+    attempts: list[weakref.ref[torch.Tensor]] = []
+
+    def work(inputs: DecodeInputs) -> Outputs:
+        if attempts:
+            assert attempts[0]() is None
+            return (inputs.uniforms,)
+        large = torch.empty(1000)
+        attempts.append(weakref.ref(large))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.warns(UserWarning, match="out of memory"):
+        GraphRunner(work, TapeRecorder(), batch_size=2)(decode_inputs())
+
+
+def test_a_generator_ends_with_its_last_user(tiny_model: LPD, tokenizer: VQTokenizer) -> None:
+    generator = recording_generator(tiny_model, tokenizer, TapeRecorder())
+    generator.generate(**batch(0, 2))
+    alive = weakref.ref(generator)
+    gc.disable()
+    try:
+        del generator
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 def test_a_mistake_in_the_work_is_not_hidden() -> None:

