@@ -44,54 +44,70 @@ class KVCache:
         self.length = 0
 
     def write(self, layer: int, qkv: Tensor) -> None:
-        """Write a layer's keys and values behind the context rows held.
-
-        Args:
-            layer: which one.
-            qkv: (S, T, 3, H, C) queries, keys and values of the pass's rows.
-        """
-        sequences, rows = qkv.shape[:2]
-        place = self.kv[layer, :, :sequences, :, self.length : self.length + rows]
-        place.copy_(qkv[:, :, 1:].permute(2, 0, 3, 1, 4))  # (2, S, H, T, C)
+        """Write a layer's keys and values behind the context rows held; see :func:`write`."""
+        write(self.kv[layer], qkv, self.length)
 
     def attend(
         self, layer: int, q: Tensor, num_context: int, *, queries_only: bool = False
     ) -> Tensor:
-        """The attention of a pass in one layer, once its rows are written.
-
-        Context rows see all context rows, old and new; query rows see those and each other. So
-        there are two lengths, and no mask.
-
-        Args:
-            layer: which one.
-            q: (S, T, H, C) queries of the ``num_context`` new context rows, then of the query rows.
-            num_context: c.
-            queries_only: leave the context rows out.
-
-        Returns:
-            (S, T, H * C), or (S, T - c, H * C) for the query rows alone.
-        """
-        sequences, num_rows = q.shape[:2]
-        keys, values = self.kv[layer, :, :sequences]  # (S, H, R, C)
-        q = q.transpose(1, 2)  # (S, H, T, C)
-        parts = []
-        if not queries_only:
-            seen = self.length + num_context
-            parts.append(
-                scaled_dot_product_attention(
-                    q[:, :, :num_context], keys[:, :, :seen], values[:, :, :seen]
-                )
-            )
-        if num_rows > num_context:
-            seen = self.length + num_rows
-            parts.append(
-                scaled_dot_product_attention(
-                    q[:, :, num_context:], keys[:, :, :seen], values[:, :, :seen]
-                )
-            )
-        # Rows before heads first: then joining the parts also lays their heads side by side.
-        return torch.cat([part.transpose(1, 2) for part in parts], dim=1).flatten(2)
+        """The attention of a pass in a layer, once its rows are written; see :func:`attend`."""
+        return attend(q, self.kv[layer], self.length, num_context, queries_only)
 
     def advance(self, num_context: int) -> None:
         """Keep the pass's context rows, once all layers are done."""
         self.length += num_context
+
+
+def write(kv: Tensor, qkv: Tensor, start: int) -> None:
+    """Write keys and values into the cache.
+
+    Args:
+        kv: (2, S or more, H, R, C) a layer's part of the cache.
+        qkv: (S, T, 3, H, C) queries, keys and values of the pass's rows.
+        start: context rows held, behind which they go.
+    """
+    num_sequences, num_rows = qkv.shape[:2]
+    place = kv[:, :num_sequences, :, start : start + num_rows]
+    place.copy_(qkv[:, :, 1:].permute(2, 0, 3, 1, 4))  # (2, S, H, T, C)
+
+
+def attend(
+    q: Tensor, kv: Tensor, start: int, num_context: int, queries_only: bool = False
+) -> Tensor:
+    """The attention of a pass in one layer, whose keys and values are written.
+
+    Context rows see all context rows, old and new; query rows see those and each other. So there
+    are two lengths, and no mask.
+
+    Args:
+        q: (S, T, H, C) queries of the ``num_context`` new context rows, then of the query rows;
+            with ``queries_only`` (S, g, H, C) of the query rows alone.
+        kv: (2, S or more, H, R, C) the layer's part of the cache.
+        start: context rows held from earlier passes.
+        num_context: c, context rows of this pass, in ``q`` or not.
+        queries_only: whether the context rows are left out, as in the last block.
+
+    Returns:
+        (S, T, H * C), or (S, g, H * C) with ``queries_only``.
+    """
+    num_sequences, num_rows = q.shape[:2]
+    split, context_end, end = lengths(num_rows, start, num_context, queries_only)
+    keys, values = kv[:, :num_sequences]  # (S, H, R, C)
+    q = q.transpose(1, 2)  # (S, H, T, C)
+    parts = [
+        scaled_dot_product_attention(rows, keys[:, :, :length], values[:, :, :length])
+        for rows, length in ((q[:, :, :split], context_end), (q[:, :, split:], end))
+        if rows.shape[2]
+    ]
+    # Rows before heads first: then joining the parts also lays their heads side by side.
+    return torch.cat([part.transpose(1, 2) for part in parts], dim=1).flatten(2)
+
+
+def lengths(
+    num_rows: int, start: int, num_context: int, queries_only: bool
+) -> tuple[int, int, int]:
+    """How many of a pass's rows are context rows, and how many places those and query rows see."""
+    context_end = start + num_context
+    if queries_only:
+        return 0, context_end, context_end + num_rows
+    return num_context, context_end, start + num_rows

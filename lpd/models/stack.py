@@ -55,9 +55,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
-def norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float = LAYER_NORM_EPS) -> Tensor:
     """The blocks' LayerNorm."""
-    return F.layer_norm(x, x.shape[-1:], weight, bias, LAYER_NORM_EPS)
+    return F.layer_norm(x, x.shape[-1:], weight, bias, eps)
 
 
 def before_attention(
@@ -79,12 +79,11 @@ def after_attention(
 class DecodeStack:
     """The readable way. Faster ones (:mod:`lpd.sampling.backends`) compute the same."""
 
+    linear: Linear = staticmethod(linear)
+    """The linear layers, on the weights that :meth:`weights` and :meth:`head_weight` give."""
+
     def __init__(
-        self,
-        blocks: Iterable[Block],
-        norm: nn.LayerNorm,
-        head: nn.Linear,
-        dtype: torch.dtype,
+        self, blocks: Iterable[Block], norm: nn.LayerNorm, head: nn.Linear, dtype: torch.dtype
     ) -> None:
         """Args:
         blocks: the transformer's.
@@ -96,6 +95,14 @@ class DecodeStack:
         self.norm = norm
         self.head = head
         self.dtype = dtype
+
+    def weights(self) -> list[BlockWeights]:
+        """Those of all blocks, as they are now."""
+        return [BlockWeights.of(block) for block in self.blocks]
+
+    def head_weight(self) -> Tensor:
+        """That of the head."""
+        return self.head.weight
 
     def run(self, x: Tensor, cache: KVCache, num_context: int) -> Tensor:
         """All blocks of one pass.
@@ -112,27 +119,20 @@ class DecodeStack:
             (S, T - c, D) the query rows.
         """
         last = len(self.blocks) - 1
-        for layer in range(len(self.blocks)):
-            qkv = self.before_attention(layer, x)
+        for layer, weights in enumerate(self.weights()):
+            qkv = before_attention(x, weights, self.dtype, self.linear)
             qkv = qkv.unflatten(-1, (3, cache.kv.shape[3], -1))  # (S, T, 3, H, C)
             cache.write(layer, qkv)
+            q = qkv[:, :, 0]
             if layer == last:
-                x = x[:, num_context:]  # (S, g, D)
+                x, q = x[:, num_context:], q[:, num_context:]  # (S, g, D), (S, g, H, C)
                 if not x.shape[1]:
                     break  # nothing is asked
-            attended = cache.attend(layer, qkv[:, :, 0], num_context, queries_only=layer == last)
-            x = self.after_attention(layer, x, attended)
+            attended = cache.attend(layer, q, num_context, queries_only=layer == last)
+            x = after_attention(x, attended, weights, self.linear)
         cache.advance(num_context)
         return x
 
-    def before_attention(self, layer: int, x: Tensor) -> Tensor:
-        """See :func:`before_attention`."""
-        return before_attention(x, BlockWeights.of(self.blocks[layer]), self.dtype)
-
-    def after_attention(self, layer: int, x: Tensor, attended: Tensor) -> Tensor:
-        """See :func:`after_attention`."""
-        return after_attention(x, attended, BlockWeights.of(self.blocks[layer]))
-
     def logits(self, x: Tensor) -> Tensor:
         """(S, g, D) query rows -> (S, g, V) logits, float32."""
-        return linear(self.norm(x).to(self.dtype), self.head.weight, None).float()
+        return self.linear(self.norm(x).to(self.dtype), self.head_weight(), None).float()

@@ -33,6 +33,10 @@ _PACK_FROM_BYTES = 64 * 2**20
 _TYPICAL_ROWS = 64
 
 
+def _packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
 class PackedStack(DecodeStack):
     """On a CPU: weights laid out once for oneDNN's matrix products, by the operators that
     TorchInductor packs weights with.
@@ -40,6 +44,8 @@ class PackedStack(DecodeStack):
     A product of few rows is mostly the reading of its weights, and this way they are read once and
     in order. The weights are copied: what changes in the model later is not seen.
     """
+
+    linear = staticmethod(_packed_linear)
 
     def __init__(
         self, blocks: Iterable[Block], norm: nn.LayerNorm, head: nn.Linear, dtype: torch.dtype
@@ -53,14 +59,11 @@ class PackedStack(DecodeStack):
         self._weights = [self._packed(BlockWeights.of(block)) for block in self.blocks]
         self._head = self._pack(head.weight)
 
-    def before_attention(self, layer: int, x: Tensor) -> Tensor:
-        return before_attention(x, self._weights[layer], self.dtype, _packed_linear)
+    def weights(self) -> list[BlockWeights]:
+        return self._weights
 
-    def after_attention(self, layer: int, x: Tensor, attended: Tensor) -> Tensor:
-        return after_attention(x, attended, self._weights[layer], _packed_linear)
-
-    def logits(self, x: Tensor) -> Tensor:
-        return _packed_linear(self.norm(x).to(self.dtype), self._head, None).float()
+    def head_weight(self) -> Tensor:
+        return self._head
 
     def _packed(self, weights: BlockWeights) -> BlockWeights:
         def packed(layer: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
@@ -90,10 +93,6 @@ def can_pack(dtype: torch.dtype) -> bool:
         return True
     # Packed bfloat16 needs instructions that AVX2 alone has not.
     return dtype == torch.bfloat16 and bool(operators._is_mkldnn_bf16_supported())
-
-
-def _packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
 def _between_attentions(
@@ -138,7 +137,7 @@ class CompiledStack(DecodeStack):
             self._tune(x.device)
         num_sequences, num_rows, dim = x.shape
         last = len(self.blocks) - 1
-        weights = [BlockWeights.of(block) for block in self.blocks]
+        weights = self.weights()
         x = x.flatten(0, 1)  # (R, D)
         qkv = self._call(before_attention, (x,), weights[0], self.dtype)  # (R, 3D)
         for layer in range(last + 1):
@@ -152,7 +151,7 @@ class CompiledStack(DecodeStack):
             )
         if num_rows > num_context:
             x = x.view(num_sequences, num_rows, dim)[:, num_context:].flatten(0, 1)  # (S * g, D)
-            attended = cache.attend(last, qkv[:, :, 0], num_context, queries_only=True)
+            attended = cache.attend(last, qkv[:, num_context:, 0], num_context, queries_only=True)
             x = self._call(after_attention, (x, attended.flatten(0, 1)), weights[last])
         else:
             x = x.new_empty(0, dim)
@@ -183,7 +182,7 @@ class CompiledStack(DecodeStack):
         the first pass has hardly any."""
         x = torch.zeros(_TYPICAL_ROWS, self.norm.normalized_shape[0], device=device)  # (R, D)
         attended = torch.zeros_like(x, dtype=self.dtype)
-        weights = [BlockWeights.of(block) for block in self.blocks[:2]]
+        weights = self.weights()[:2]
         self._call(before_attention, (x,), weights[0], self.dtype)
         if len(weights) > 1:
             self._call(_between_attentions, (x, attended), *weights)
@@ -195,8 +194,8 @@ class FusedStack(DecodeStack):
 
     def run(self, x: Tensor, cache: KVCache, num_context: int) -> Tensor:
         last, start = len(self.blocks) - 1, cache.length
-        for layer, block in enumerate(self.blocks):
-            weights, kv = self._cast(BlockWeights.of(block)), cache.kv[layer]
+        for layer, weights in enumerate(self.weights()):
+            kv = cache.kv[layer]
             q = kernels.norm_qkv(x, *weights.norm1, LAYER_NORM_EPS, *weights.qkv, kv, start)
             if layer == last:
                 x, q = x[:, num_context:], q[:, num_context:]  # (S, g, D), (S, g, H, C)
@@ -209,13 +208,17 @@ class FusedStack(DecodeStack):
         cache.advance(num_context)
         return x
 
-    def _cast(self, weights: BlockWeights) -> BlockWeights:
-        """To this stack's dtype; those that are resident in it are not copied."""
-        linears = {
-            name: tuple(each.to(self.dtype) for each in getattr(weights, name))
-            for name in ("qkv", "proj", "fc1", "fc2")
-        }
-        return weights._replace(**linears)
+    def weights(self) -> list[BlockWeights]:
+        """In this stack's dtype; those that are resident in it are not copied."""
+        return [
+            each._replace(
+                **{
+                    name: tuple(tensor.to(self.dtype) for tensor in getattr(each, name))
+                    for name in ("qkv", "proj", "fc1", "fc2")
+                }
+            )
+            for each in super().weights()
+        ]
 
 
 def fused_choose(

@@ -20,10 +20,13 @@ from typing import Any, ParamSpec, cast
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gelu, layer_norm, linear, scaled_dot_product_attention
+from torch.nn.functional import gelu
 
 from lpd.errors import InputError
-from lpd.sampling.logits import draw, guide
+from lpd.models import kv_cache
+from lpd.models.stack import linear, norm
+from lpd.sampling.config import SamplingConfig
+from lpd.sampling.logits import choose
 
 _P = ParamSpec("_P")
 
@@ -54,43 +57,15 @@ def norm_qkv_twin(
     Returns:
         (S, T, H, C) queries.
     """
-    num_sequences, num_rows, _ = x.shape
-    num_heads = kv.shape[2]
-    rows = linear(_norm(x, norm_weight, norm_bias, eps, weight.dtype), weight, bias)
-    q, k, v = rows.unflatten(-1, (3, num_heads, -1)).unbind(2)  # 3 x (S, T, H, C)
-    for part, new in zip(kv, (k, v), strict=True):
-        part[:num_sequences, :, start : start + num_rows] = new.transpose(1, 2)
-    return q.contiguous()
+    qkv = linear(
+        norm(x, norm_weight.float(), norm_bias.float(), eps).to(weight.dtype), weight, bias
+    )
+    qkv = qkv.unflatten(-1, (3, kv.shape[2], -1))  # (S, T, 3, H, C)
+    kv_cache.write(kv, qkv, start)
+    return qkv[:, :, 0].contiguous()
 
 
-def attend_twin(
-    q: Tensor, kv: Tensor, start: int, num_context: int, queries_only: bool = False
-) -> Tensor:
-    """Attention over the cache and the rows of this pass, which are in the cache already.
-
-    The first ``num_context`` rows see the places before start + num_context; the query rows after
-    them see those and each other.
-
-    Args:
-        q: (S, T, H, C) of all rows; only of the query rows (S, g, H, C) with ``queries_only``.
-        kv: (2, S or more, H, R, C).
-        start: how many places of the cache earlier passes use.
-        num_context: context rows of this pass, in ``q`` or not.
-        queries_only: whether q has no context rows, as in the last block.
-
-    Returns:
-        (S, T, H * C), or (S, g, H * C) with ``queries_only``.
-    """
-    num_sequences, num_rows, _, _ = q.shape
-    context_rows, context_end, end = _lengths(num_rows, start, num_context, queries_only)
-    keys, values = kv[0, :num_sequences], kv[1, :num_sequences]
-    q = q.transpose(1, 2)  # (S, H, T, C)
-    parts = [
-        scaled_dot_product_attention(rows, keys[:, :, :length], values[:, :, :length])
-        for rows, length in ((q[:, :, :context_rows], context_end), (q[:, :, context_rows:], end))
-        if rows.shape[2]
-    ]
-    return torch.cat(parts, dim=2).transpose(1, 2).flatten(2)  # (S, T, H * C)
+attend_twin = kv_cache.attend
 
 
 def project_twin(x: Tensor, weight: Tensor, bias: Tensor, residual: Tensor) -> Tensor:
@@ -124,7 +99,8 @@ def norm_mlp_in_twin(
     Returns:
         (S, T, F) in the weight's dtype.
     """
-    return gelu(linear(_norm(x, norm_weight, norm_bias, eps, weight.dtype), weight, bias))
+    normed = norm(x, norm_weight.float(), norm_bias.float(), eps).to(weight.dtype)  # (S, T, D)
+    return gelu(linear(normed, weight, bias))
 
 
 def guided_draw_twin(
@@ -144,27 +120,7 @@ def guided_draw_twin(
     Returns:
         (B, g) tokens, int64.
     """
-    logits = logits.float()
-    if scales is not None:
-        logits = guide(logits, scales)  # (B, g, V)
-    return draw(logits / temperature, uniforms)
-
-
-def _norm(
-    x: Tensor, norm_weight: Tensor, norm_bias: Tensor, eps: float, dtype: torch.dtype
-) -> Tensor:
-    normed = layer_norm(x, x.shape[-1:], norm_weight.float(), norm_bias.float(), eps)
-    return normed.to(dtype)
-
-
-def _lengths(
-    num_rows: int, start: int, num_context: int, queries_only: bool
-) -> tuple[int, int, int]:
-    """How many rows are context, and how many places context rows and query rows see."""
-    context_end = start + num_context
-    if queries_only:
-        return 0, context_end, context_end + num_rows
-    return num_context, context_end, start + num_rows
+    return choose(logits.float(), scales, uniforms, SamplingConfig(temperature=temperature))
 
 
 def _norm_qkv_fake(

@@ -25,7 +25,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from lpd.sampling.kernels import _lengths
+from lpd.models.kv_cache import lengths
 
 # A wave of programs. Published widths are multiples of 128, so 132 would ask for a second one.
 ENOUGH_PROGRAMS = 128
@@ -418,7 +418,7 @@ def attend(
 ) -> Tensor:
     num_sequences, num_rows, num_heads, head_dim = q.shape
     assert q.stride(3) == kv.stride(4) == 1
-    context_rows, context_end, end = _lengths(num_rows, start, num_context, queries_only)
+    context_rows, context_end, end = lengths(num_rows, start, num_context, queries_only)
     out = q.new_empty(num_sequences, num_rows, num_heads * head_dim)
     groups = num_sequences * num_heads
     # One program reads all keys of its rows. Splitting them among programs would need a second
