@@ -11,8 +11,9 @@ Up to rounding it is the function that :class:`lpd.tokenizer.vqgan.Decoder` is.
 
 In bfloat16, images between the layers are rounded to it. Sums of products and the statistics of
 normalisations are float32, and so are the last normalisation and convolution, since bfloat16 near 1
-moves by half a step of an 8-bit pixel. Not the residual stream: in float32 it gains as much again
-and costs a quarter more memory traffic.
+moves by half a step of an 8-bit pixel. (On CUDA torch computes float32 convolutions in TF32 unless
+told otherwise, which moves by a sixteenth.) Not the residual stream: in float32 it gains as much
+again and costs a quarter more memory traffic.
 
 B images, C channels, H x W pixels of a level.
 """

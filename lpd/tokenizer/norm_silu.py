@@ -8,9 +8,15 @@ copy its input to have pixels innermost and the convolution after it would copy 
 B images of C channels, H x W pixels.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def _shifted(x: Tensor, shift: Tensor | None) -> Tensor:
+    return x.float() if shift is None else x.float() + shift.float()[:, None, None]
 
 
 def _normalised(
@@ -57,8 +63,7 @@ def group_norm_silu(
     Returns:
         (B, C, H, W), channels innermost.
     """
-    shifted = x.float() if shift is None else x.float() + shift.float()[:, None, None]
-    return _normalised(shifted, weight, bias, num_groups, eps, activate, dtype)
+    return _normalised(_shifted(x, shift), weight, bias, num_groups, eps, activate, dtype)
 
 
 @torch.library.custom_op("lpd::add_group_norm_silu", mutates_args=())
@@ -81,73 +86,42 @@ def add_group_norm_silu(
         x + shift + shortcut, rounded to x's dtype once; and silu(GroupNorm(of that)). Both
         (B, C, H, W), channels innermost.
     """
-    shifted = x.float() if shift is None else x.float() + shift.float()[:, None, None]
-    total = (shifted + shortcut.float()).to(x.dtype).contiguous(memory_format=torch.channels_last)
+    total = (
+        (_shifted(x, shift) + shortcut.float())
+        .to(x.dtype)
+        .contiguous(memory_format=torch.channels_last)
+    )
     return total, _normalised(total, weight, bias, num_groups, eps, activate, dtype)
 
 
 @group_norm_silu.register_fake
-def _(
-    x: Tensor,
-    shift: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    num_groups: int,
-    eps: float,
-    activate: bool,
-    dtype: torch.dtype,
-) -> Tensor:
+def _(x: Tensor, shift: Tensor | None, *parameters: Any) -> Tensor:
+    *_, dtype = parameters
     return torch.empty_like(x, dtype=dtype, memory_format=torch.channels_last)
 
 
 @add_group_norm_silu.register_fake
-def _(
-    x: Tensor,
-    shift: Tensor | None,
-    shortcut: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    num_groups: int,
-    eps: float,
-    activate: bool,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, shift: Tensor | None, shortcut: Tensor, *parameters: Any) -> tuple[Tensor, Tensor]:
+    *_, dtype = parameters
     total = torch.empty_like(x, memory_format=torch.channels_last)
     return total, torch.empty_like(total, dtype=dtype)
 
 
-@group_norm_silu.register_kernel("cuda")
-def _(
-    x: Tensor,
-    shift: Tensor | None,
-    weight: Tensor,
-    bias: Tensor,
-    num_groups: int,
-    eps: float,
-    activate: bool,
-    dtype: torch.dtype,
-) -> Tensor:
-    from lpd.tokenizer.triton_kernels import launch
+def _launch(
+    x: Tensor, shift: Tensor | None, shortcut: Tensor | None, *parameters: Any
+) -> tuple[Tensor, Tensor]:
+    from lpd.tokenizer.triton_kernels import launch  # not every machine has Triton
 
     x = x.contiguous(memory_format=torch.channels_last)
+    if shortcut is not None:
+        shortcut = shortcut.contiguous(memory_format=torch.channels_last)
     with torch.cuda.device_of(x):  # Triton launches on the current device
-        return launch(x, shift, None, weight, bias, num_groups, eps, activate, dtype)[1]
+        return launch(x, shift, shortcut, *parameters)
 
 
-@add_group_norm_silu.register_kernel("cuda")
-def _(
-    x: Tensor,
-    shift: Tensor | None,
-    shortcut: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    num_groups: int,
-    eps: float,
-    activate: bool,
-    dtype: torch.dtype,
-) -> tuple[Tensor, Tensor]:
-    from lpd.tokenizer.triton_kernels import launch
+@group_norm_silu.register_kernel("cuda")
+def _(x: Tensor, shift: Tensor | None, *parameters: Any) -> Tensor:
+    return _launch(x, shift, None, *parameters)[1]
 
-    x, shortcut = (each.contiguous(memory_format=torch.channels_last) for each in (x, shortcut))
-    with torch.cuda.device_of(x):
-        return launch(x, shift, shortcut, weight, bias, num_groups, eps, activate, dtype)
+
+add_group_norm_silu.register_kernel("cuda")(_launch)
