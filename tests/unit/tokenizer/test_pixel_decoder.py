@@ -1,6 +1,7 @@
 """The decoder prepared for generation against the network's own."""
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 from lpd.tokenizer import vq_tokenizer
 from lpd.tokenizer.fast_decoder import FastDecoder, Stream
 from lpd.tokenizer.vq_tokenizer import PixelDecoder, VQTokenizer, to_pixels
-from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
+from lpd.tokenizer.vqgan import VQGAN, AttnBlock, ResBlock, VQGANConfig
 
 CPU = torch.device("cpu")
 GRID = (6, 9)
@@ -125,19 +126,53 @@ def errors(pixels: Tensor, expected: Tensor) -> tuple[int, float, float]:
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_bfloat16_errs_no_more_than_autocast(
-    tokenizer: VQTokenizer, codes: Tensor, fused: bool
+def test_the_last_layers_of_bfloat16_are_float32(vqgan: VQGAN, fused: bool) -> None:
+    z = torch.randn(2, 8, *GRID, generator=torch.Generator().manual_seed(2)).bfloat16()
+    images = FastDecoder(vqgan.decoder, bf16=True, fused=fused)(z)
+    assert (images != images.bfloat16().float()).double().mean() > 0.9
+
+
+def rounded_to_bfloat16(vqgan: VQGAN, codes: Tensor) -> Tensor:
+    """The network's images if every layer computed exactly and rounded its weights and its output,
+    but for the last normalisation and convolution. No bfloat16 arithmetic of a processor is in it.
+    """
+    decoder = copy.deepcopy(vqgan.decoder)
+
+    def rounded(tensor: Tensor) -> Tensor:
+        return tensor.bfloat16().float()
+
+    for layer in decoder.modules():
+        if layer in (decoder.norm_out, decoder.conv_out):
+            continue
+        if isinstance(layer, nn.Conv2d):
+            layer.weight.copy_(rounded(layer.weight))
+            layer.bias.copy_(rounded(layer.bias))
+        if isinstance(layer, nn.Conv2d | nn.GroupNorm | ResBlock | AttnBlock):
+            layer.register_forward_hook(lambda _layer, _inputs, output: rounded(output))
+    return decoder(rounded(vqgan.post_quant_conv(vqgan.quantize.vectors(codes, GRID))))
+
+
+@pytest.mark.parametrize(("fused", "most"), [(False, 1.25), (True, 1.15)])
+def test_bfloat16_errs_as_rounding_every_layer_does(
+    vqgan: VQGAN, tokenizer: VQTokenizer, codes: Tensor, fused: bool, most: float
 ) -> None:
+    """Random weights amplify what is rounded: 200 images of the quickstart's trained network differ
+    by 1 step at most and 0.12 on average, under autocast by 2 and 0.17."""
     expected = tokenizer.pixel_decoder()(codes, GRID)
-    with torch.autocast("cpu", torch.bfloat16):
-        autocast = errors(to_pixels(tokenizer.decode(codes, GRID)), expected)
+    model = errors(to_pixels(rounded_to_bfloat16(vqgan, codes)), expected)
     decode = tokenizer.pixel_decoder(bf16=True, fused=fused)
     largest, mean, psnr = errors(decode(codes, GRID), expected)
-    # Random weights amplify, and processors round differently: 200 images of the quickstart's
-    # trained network differ by 1 step at most and 0.12 on average, under autocast by 2 and 0.17.
-    assert 0 < mean < 1.5 * autocast[1]
-    assert largest <= 2 * autocast[0]
-    assert psnr > autocast[2] - 2
+    # Not fused, additions and what SiLU reads are rounded too; and a processor without bfloat16
+    # instructions rounds more often. One layer that rounds coarser than bfloat16 doubles it.
+    assert 0 < mean < most * model[1]
+    assert psnr > model[2] - 20 * math.log10(most)
+    assert largest <= model[0] + 3
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return
+    with torch.autocast("cpu", torch.bfloat16):
+        autocast = errors(to_pixels(tokenizer.decode(codes, GRID)), expected)
+    assert mean < (1.0 if fused else 1.1) * autocast[1]
+    assert not fused or psnr > autocast[2]
 
 
 def test_the_network_stays_as_it_was(tokenizer: VQTokenizer, codes: Tensor) -> None:
