@@ -103,8 +103,8 @@ class ImageGenerator:
         """The backend in use."""
         way = TABLE[self.backend]
         self._sampler = Sampler(model, batch_size, model.stack(dtype, way.stack), way.choose)
-        self._decode = tokenizer.pixel_decoder(bf16=bf16, fused=self.backend == "fused")
-        self._work = _whole_generation(self._sampler, self._decode, self.grid)
+        self._to_pixels = tokenizer.pixel_decoder(bf16=bf16, fused=self.backend == "fused")
+        self._work = _whole_generation(self._sampler, self._to_pixels, self.grid)
         self.graphs: GraphRunner | None = None
         """The captured graphs, where there are any."""
         if cuda_graphs and self.device.type == "cuda":
@@ -168,7 +168,7 @@ class ImageGenerator:
             codes, images = self.graphs(inputs)
         else:
             codes = self._sampler.decode(inputs)
-            images = self._images(codes)
+            images = self.pixels(codes)
         return Generated(codes=codes, images=images)
 
     def generate(
@@ -193,35 +193,11 @@ class ImageGenerator:
             )
         )
 
-    def passes(
-        self,
-        labels: Labels,
-        plan: DecodePlan,
-        *,
-        seed: int,
-        image_indices: npt.NDArray[np.int64],
-        sampling: SamplingConfig,
-        known_codes: npt.NDArray[np.integer] | None = None,
-    ) -> Iterator[Preview]:
-        """What is known after each pass of :meth:`generate`; after the last one, its codes.
+    def passes(self, inputs: DecodeInputs) -> Iterator[Preview]:
+        """What is known after each pass of :meth:`run`; after the last one, its codes.
 
         Only one iteration at a time, and nothing else generated meanwhile.
-
-        Raises:
-            InputError: as :meth:`generate`, at once.
         """
-        return self._previews(
-            self.prepare(
-                labels,
-                plan,
-                seed=seed,
-                image_indices=image_indices,
-                sampling=sampling,
-                known_codes=known_codes,
-            )
-        )
-
-    def _previews(self, inputs: DecodeInputs) -> Iterator[Preview]:
         codes = inputs.codes
         known = torch.zeros_like(codes, dtype=torch.bool).scatter(1, inputs.known, True)
         decoded = self._sampler.passes(inputs)
@@ -275,22 +251,22 @@ class ImageGenerator:
 
         return run()
 
+    def pixels(self, codes: Tensor) -> Tensor:
+        """(B, N) codes on the device to (B, 3, H, W) uint8."""
+        return self._to_pixels(codes, self.grid)
+
     def decode(self, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
         """Decode (n, N) codes, ``batch_size`` at a time, to (n, 3, H, W) pixels."""
         images = []
         for rows in slices(len(codes), self.batch_size):
             batch = torch.from_numpy(codes[rows].astype(np.int64)).to(self.device)  # (B, N)
-            images.append(self._images(batch).cpu().numpy())
+            images.append(self.pixels(batch).cpu().numpy())
         return np.concatenate(images)  # (n, 3, H, W)
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was asked to."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-    def _images(self, codes: Tensor) -> Tensor:
-        """(B, N) codes to (B, 3, H, W) uint8."""
-        return self._decode(codes, self.grid)
 
 
 def _whole_generation(

@@ -215,11 +215,6 @@ class LPD(nn.Module):
         rows = torch.cat([context, self.query_rows(positions)], dim=1)  # (B, c + g, D)
         return stack.logits(stack.run(rows, cache, context.shape[1]))  # (B, g, V)
 
-    def prefill(self, context: Tensor, cache: KVCache) -> None:
-        """Take in (B, c, D) context rows that see each other and what is in the cache, and predict
-        nothing."""
-        self.stack(cache.kv.dtype).run(context, cache, context.shape[1])
-
     def _token_rows(self, tokens: Tensor, positions: Tensor) -> Tensor:
         return self.token_emb(tokens) + lookup(self.pos_embed[0, 1:], positions)  # (B, g, D)
 

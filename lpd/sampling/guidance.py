@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lpd.errors import InputError
+from lpd.orders.group_sizes import GroupSizes
 
 Floats = npt.NDArray[np.float32]
 
@@ -56,3 +57,14 @@ def guidance_scales(cfg: float, schedule: str, num_positions: int, num_known: in
     """
     places = np.arange(num_known, num_positions, dtype=np.float32)
     return SCHEDULES[schedule].scales(cfg, places, num_positions)
+
+
+def guided_passes(scales: Floats, group_sizes: GroupSizes) -> tuple[bool, ...]:
+    """Which passes are guided: those of which a scale is not 1.
+
+    Args:
+        scales: (M,) of :func:`guidance_scales`.
+        group_sizes: sizes that sum to M.
+    """
+    passes = np.split(scales, np.cumsum(group_sizes)[:-1])
+    return tuple(bool((scale != 1).any()) for scale in passes)

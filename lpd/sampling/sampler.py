@@ -7,7 +7,6 @@ tokens of a pass, V codebook size, D width.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from lpd.models.stack import DecodeStack
 from lpd.orders.group_sizes import GroupSizes
 from lpd.orders.plan import DecodePlan
 from lpd.sampling.config import SamplingConfig
-from lpd.sampling.guidance import guidance_scales
+from lpd.sampling.guidance import guidance_scales, guided_passes
 from lpd.sampling.logits import Choose, choose
 
 
@@ -149,10 +148,7 @@ class Sampler:
             known=_to_device(known, device),
             codes=_to_device(codes, device),
             group_sizes=plan.group_sizes,
-            guided=tuple(
-                bool((part != 1).any())
-                for part in np.split(scales, np.cumsum(plan.group_sizes)[:-1])
-            ),
+            guided=guided_passes(scales, plan.group_sizes),
             config=config,
         )
 

@@ -18,7 +18,7 @@ from lpd.files import atomic_path
 from lpd.orders.group_sizes import make_group_sizes
 from lpd.pretrained import config_of_preset
 from scripts.benchmark import records
-from scripts.benchmark.work import Work, work_of_passes
+from scripts.benchmark.work import NO_WORK, Work, work_of_passes
 
 FIGURE = Path(__file__).with_name("roofline.png")
 
@@ -84,7 +84,7 @@ def bounds() -> Iterator[Bound]:
             preset=preset,
             img_size=img_size,
             batch_size=batch_size,
-            work=sum(works, start=Work(flops=0, num_bytes=0)),
+            work=sum(works, start=NO_WORK),
             moving=moving,
             computing=sum(seconds) - moving,
             num_blocks=config.depth * len(group_sizes),

@@ -42,12 +42,12 @@ from lpd.errors import InputError
 from lpd.generation import ImageGenerator
 from lpd.models.lpd import LPD, LPDConfig, preset_shape
 from lpd.options import Flat
-from lpd.orders.group_sizes import GroupSizeOptions, GroupSizes
+from lpd.orders.group_sizes import GroupSizeOptions
 from lpd.orders.request import OrderOptions, PlanSource
 from lpd.pretrained import config_of_preset
 from lpd.sampling.config import SamplingConfig
 from lpd.sampling.execution import BACKENDS, ExecutionOptions
-from lpd.sampling.guidance import guidance_scales
+from lpd.sampling.guidance import guidance_scales, guided_passes
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
 from scripts.benchmark import records, results
@@ -55,7 +55,7 @@ from scripts.benchmark.launches import decoding_launches, profiled_launches
 from scripts.benchmark.machine import processor
 from scripts.benchmark.records import DEFAULT, EAGER, RASTER, Record, Throughput, Times, Way
 from scripts.benchmark.results import summary
-from scripts.benchmark.work import Work, decoder_flops, work_of_passes
+from scripts.benchmark.work import NO_WORK, Work, decoder_flops, work_of_passes
 
 SEED = 0
 CPU_BACKEND = "packed"
@@ -252,7 +252,7 @@ def decoder_alone(case: Case, generator: ImageGenerator, codes: Tensor) -> Calla
     """The tokenizer's decoder as a generator runs it, as a function to time."""
 
     def run() -> Tensor:
-        return generator._images(codes)
+        return generator.pixels(codes)
 
     if not in_graph(generator):
         return run
@@ -406,7 +406,7 @@ def measure(config: BenchmarkConfig, device: torch.device) -> Record:
     flop_rate = matmul_flops / min(matmul.seconds)
     del copy, matmul  # larger batches need the room
     works = case.works(source.group_sizes, batch_size)
-    work = sum(works, start=Work(flops=0, num_bytes=0))
+    work = sum(works, start=NO_WORK)
     throughput = config.throughput
     if throughput is None:
         throughput = on_cuda and batch_size == 1
@@ -439,7 +439,10 @@ def measure(config: BenchmarkConfig, device: torch.device) -> Record:
             shape,
             source.group_sizes,
             batch_size=batch_size,
-            guided=guided_passes(case, source.group_sizes),
+            guided=guided_passes(
+                guidance_scales(config.cfg, SamplingConfig().cfg_schedule, num_positions),
+                source.group_sizes,
+            ),
             dtype=case.dtype,
         )
         / len(source.group_sizes),
@@ -506,15 +509,6 @@ def way_of(
         kernels_per_pass=None if kernels is None else kernels / len(sizes),
         decoder_kernels=decoder_kernels,
     )
-
-
-def guided_passes(case: Case, group_sizes: GroupSizes) -> tuple[bool, ...]:
-    """Which passes have a guidance scale that is not 1."""
-    num_positions = sum(group_sizes)
-    sampling = SamplingConfig(cfg=case.cfg)
-    scales = guidance_scales(sampling.cfg, sampling.cfg_schedule, num_positions)
-    parts = np.split(scales, np.cumsum(group_sizes)[:-1])
-    return tuple(bool((part != 1).any()) for part in parts)
 
 
 def versions() -> dict[str, str]:

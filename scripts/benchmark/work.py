@@ -42,6 +42,10 @@ class Work:
         return max(self.num_bytes / bandwidth, self.flops / flop_rate)
 
 
+NO_WORK = Work(flops=0, num_bytes=0)
+"""What a sum begins with."""
+
+
 def work_of_passes(
     config: LPDConfig,
     group_sizes: GroupSizes,
@@ -84,16 +88,9 @@ def work_of_passes(
         start, context = start + context, queries
 
 
-def work_of_generation(
-    config: LPDConfig, group_sizes: GroupSizes, *, num_sequences: int, itemsize: int
-) -> Work:
-    """The work of all passes: see :func:`work_of_passes`."""
-    passes = work_of_passes(config, group_sizes, num_sequences=num_sequences, itemsize=itemsize)
-    return sum(passes, start=Work(flops=0, num_bytes=0))
-
-
 def decoder_flops(config: VQGANConfig, grid: tuple[int, int]) -> int:
-    """Operations of the tokenizer's decoder for one image: convolutions and attention."""
+    """Operations of the tokenizer's decoder for one image, convolutions and attention, as the
+    network is written down: the one prepared for bfloat16 upsamples with four products for nine."""
     with torch.device("meta"), torch.inference_mode(), FlopCounterMode(display=False) as counter:
         vqgan = VQGAN(config)
         vqgan.decode(torch.zeros(1, grid[0] * grid[1], dtype=torch.int64), grid)

@@ -11,7 +11,7 @@ from lpd.orders.registry import OrderConfig, make_plan
 from lpd.sampling.config import SamplingConfig
 from lpd.sampling.sampler import Sampler
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
-from scripts.benchmark.work import Work, decoder_flops, work_of_generation, work_of_passes
+from scripts.benchmark.work import NO_WORK, Work, decoder_flops, work_of_passes
 
 # D = 4, two blocks, 3 codes, 2x2 positions.
 SMALL = LPDConfig(depth=2, dim=4, num_heads=1, img_size=8, stride=4, vocab_size=3, num_classes=2)
@@ -35,7 +35,8 @@ def test_work_is_that_counted_by_hand() -> None:
     block_1 = 2 * 4 * 192 + 4 * 4 * (2 + 3 * 5)
     block_2 = 2 * 3 * 192 + 2 * 32 + 4 * 4 * (3 * 5)
     assert second.flops == 2 * (block_1 + block_2 + 2 * 3 * 12)
-    assert work_of_generation(SMALL, (1, 3), num_sequences=2, itemsize=2) == first + second
+    both = Work(flops=first.flops + second.flops, num_bytes=first.num_bytes + second.num_bytes)
+    assert sum((first, second), start=NO_WORK) == both
 
 
 def test_floor_is_the_slower_of_moving_and_computing() -> None:
@@ -61,7 +62,8 @@ def test_operations_are_those_of_the_model_that_runs(
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         sampler.decode(inputs)
     num_sequences = 3 if cfg == 1 else 6
-    counted = work_of_generation(tiny_config, sizes, num_sequences=num_sequences, itemsize=4)
+    works = work_of_passes(tiny_config, sizes, num_sequences=num_sequences, itemsize=4)
+    counted = sum(works, start=NO_WORK)
     # The twin also makes the last block's queries of the context rows (1 prefix row, then groups).
     dim = tiny_config.dim
     unread = num_sequences * 2 * dim * dim * (1 + 1 + 5)

@@ -74,7 +74,7 @@ def test_previews_grow_into_the_image(tiny_model: LPD, tokenizer: VQTokenizer) -
     how = {"seed": 0, "image_indices": indices, "sampling": SAMPLING, "known_codes": codes}
     final = generator.generate([0, 1], plan, **how).codes
     assert (final.numpy()[known] == 9).all()
-    previews = list(generator.passes([0, 1], plan, **how))
+    previews = list(generator.passes(generator.prepare([0, 1], plan, **how)))
     assert [int(each.known[0].sum()) for each in previews] == [5, 9, 16]
     for before, after in itertools.pairwise(previews):
         assert (after.known | ~before.known).all()

@@ -195,6 +195,6 @@ def test_no_class_is_none_and_not_a_number(tiny_model: LPD, tokenizer_folder: Pa
         with pytest.raises(ValueError, match=f"there is no class {wrong}"):
             generator.generate([wrong, 1], plan, **how)
         with pytest.raises(ValueError, match=f"there is no class {wrong}"):
-            generator.passes([1, wrong], plan, **how)  # at once, not when it is iterated
+            generator.prepare([1, wrong], plan, **how)
     with pytest.raises(TypeError):  # 1.5 is not class 1
         generator.generate([1.5, 1], plan, **how)
