@@ -9,9 +9,9 @@ B images of a batch, n images in all, N positions, K of them known beforehand.
 
 import contextlib
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ from lpd.sampling.precision import bf16_pays
 from lpd.sampling.sampler import DecodeInputs, Sampler
 from lpd.tokenizer.vq_tokenizer import PixelDecoder, VQTokenizer
 
+Item = TypeVar("Item")
 Labels = Sequence[Any] | npt.NDArray[np.integer]
 """What each image is to show, as the model's conditioning reads it: a class, None for no class."""
 
@@ -105,6 +106,7 @@ class ImageGenerator:
         self._sampler = Sampler(model, batch_size, model.stack(dtype, way.stack), way.choose)
         self._to_pixels = tokenizer.pixel_decoder(bf16=bf16, fused=self.backend == "fused")
         self._work = _whole_generation(self._sampler, self._to_pixels, self.grid)
+        self._is_compiled = False
         self.graphs: GraphRunner | None = None
         """The captured graphs, where there are any."""
         if cuda_graphs and self.device.type == "cuda":
@@ -158,6 +160,38 @@ class ImageGenerator:
             sampling,
             None if known_codes is None else torch.from_numpy(known_codes.astype(np.int64)),
         )
+
+    def prepare_ahead(
+        self, prepare: Callable[[Item], DecodeInputs], items: Iterable[Item]
+    ) -> Generator[DecodeInputs, None, None]:
+        """``map(prepare, items)``, one ahead in a thread (:func:`lpd.ahead.one_ahead`).
+
+        Args:
+            prepare: calls :meth:`prepare`.
+            items: what it is called with.
+        """
+
+        def on_stream(job: tuple[Item, Any]) -> DecodeInputs:
+            item, stream = job
+            # A thread begins on the default stream, and uploads must come before the caller's work.
+            with contextlib.nullcontext() if stream is None else torch.cuda.stream(stream):
+                return prepare(item)
+
+        on_cuda = self.device.type == "cuda"
+        # Items are taken in the caller's thread, so this is the stream that it runs batches on.
+        jobs = (
+            (item, torch.cuda.current_stream(self.device) if on_cuda else None) for item in items
+        )
+        return one_ahead(on_stream, jobs)
+
+    def ready(self, inputs: DecodeInputs) -> None:
+        """Do what the first batch of a shape needs and later ones do not, such as compiling and
+        capturing, so that :meth:`run` takes no longer for it."""
+        if self.graphs is not None:
+            self.graphs.ready(inputs)
+        elif self.backend == "compiled" and not self._is_compiled:
+            self._sampler.decode(inputs)
+            self._is_compiled = True
 
     def run(self, inputs: DecodeInputs) -> Generated:
         """The device's work for a batch: all passes, then the tokenizer's decoder.
@@ -242,7 +276,7 @@ class ImageGenerator:
                 sampling=sampling,
             )
 
-        prepared = one_ahead(prepare, slices(len(labels), self.batch_size))
+        prepared = self.prepare_ahead(prepare, slices(len(labels), self.batch_size))
 
         def run() -> Iterator[Generated]:
             with contextlib.closing(prepared):

@@ -24,7 +24,6 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from lpd.ahead import one_ahead
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.evaluation.features import FeatureExtractor
@@ -238,7 +237,7 @@ class ChunkMaker:
         ]
         before = mark(self._generator.device)
         parts: list[_Part] = []
-        with contextlib.closing(one_ahead(self._prepare, pieces)) as prepared:
+        with contextlib.closing(self._generator.prepare_ahead(self._prepare, pieces)) as prepared:
             for batch in one_behind(map(self._launch, pieces, prepared)):
                 parts.append(batch.read(before))
                 before = batch.end
@@ -280,8 +279,9 @@ class ChunkMaker:
         )
 
     def _launch(self, piece: _Piece, inputs: DecodeInputs) -> _Launched:
-        """Ask the device for a batch: nothing here may wait for it."""
+        """Ask the device for a batch. Nothing may wait for it, but for the first of a shape."""
         device = self._generator.device
+        self._generator.ready(inputs)  # which is no part of the batch's time
         start = mark(device)
         generated = self._generator.run(inputs)
         return _Launched(

@@ -7,9 +7,15 @@ S sequences, T rows of a pass (context rows first), H heads, C channels per head
 cache.
 """
 
+import contextlib
+
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
+
+# Not cuDNN's, which makes a plan for every number of rows and keys, and each pass has its own.
+_CUDA_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class KVCache:
@@ -94,11 +100,12 @@ def attend(
     split, context_end, end = lengths(num_rows, start, num_context, queries_only)
     keys, values = kv[:, :num_sequences]  # (S, H, R, C)
     q = q.transpose(1, 2)  # (S, H, T, C)
-    parts = [
-        scaled_dot_product_attention(rows, keys[:, :, :length], values[:, :, :length])
-        for rows, length in ((q[:, :, :split], context_end), (q[:, :, split:], end))
-        if rows.shape[2]
-    ]
+    with sdpa_kernel(_CUDA_KERNELS) if q.is_cuda else contextlib.nullcontext():
+        parts = [
+            scaled_dot_product_attention(rows, keys[:, :, :length], values[:, :, :length])
+            for rows, length in ((q[:, :, :split], context_end), (q[:, :, split:], end))
+            if rows.shape[2]
+        ]
     # Rows before heads first: then joining the parts also lays their heads side by side.
     return torch.cat([part.transpose(1, 2) for part in parts], dim=1).flatten(2)
 

@@ -28,9 +28,11 @@ from lpd.sampling.logits import Choose, choose
 # Below this many bytes of weights a CPU keeps them in its cache, and packing them gains a tenth; a
 # tenth is not worth other roundings than those of results that are there.
 _PACK_FROM_BYTES = 64 * 2**20
-# Layouts and compiled matrix products are chosen for about so many rows: a pass of one image at the
+# Layouts and tuned matrix products are chosen for about so many rows: a pass of one image at the
 # published settings has 4 to 100.
 _TYPICAL_ROWS = 64
+# From so many rows on products are the library's, which chooses by the number of rows.
+_MOST_TUNED_ROWS = 256
 
 
 def _packed_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -104,24 +106,23 @@ def _between_attentions(
 
 
 @functools.cache
-def _compiled(function: Callable[..., Any], device_type: str) -> Callable[..., Any]:
+def _compiled(function: Callable[..., Any], *, tuned: bool) -> Callable[..., Any]:
     # One compiled function for all blocks, as it takes their weights as arguments, and for all
-    # passes, as the number of rows is a symbol.
-    # The options are those of mode "max-autotune-no-cudagraphs", without its tables on stderr.
+    # passes, as the number of rows is a symbol. The options are those of the mode
+    # "max-autotune-no-cudagraphs", without its tables on stderr.
     options: dict[str, Any] = {
         "max_autotune": True,
         "coordinate_descent_tuning": True,
         "autotune_num_choices_displayed": 0,
     }
-    return torch.compile(
-        function, fullgraph=True, options=options if device_type == "cuda" else None
-    )
+    return torch.compile(function, fullgraph=True, options=options if tuned else None)
 
 
 class CompiledStack(DecodeStack):
-    """What is between two attentions, compiled: seven kernels of a block instead of eleven.
+    """What is between two attentions, compiled: what surrounds matrix products becomes one kernel.
 
-    Where nothing can be compiled it goes on as the readable one, with a warning.
+    On CUDA the products of few rows are tuned. Where nothing can be compiled it goes on as the
+    readable one, with a warning.
     """
 
     def __init__(
@@ -132,9 +133,6 @@ class CompiledStack(DecodeStack):
         self._is_tuned = False
 
     def run(self, x: Tensor, cache: KVCache, num_context: int) -> Tensor:
-        if not self._is_tuned:
-            self._is_tuned = True
-            self._tune(x.device)
         num_sequences, num_rows, dim = x.shape
         last = len(self.blocks) - 1
         weights = self.weights()
@@ -159,11 +157,16 @@ class CompiledStack(DecodeStack):
         return x.view(num_sequences, num_rows - num_context, dim)
 
     def _call(self, function: Callable[..., Any], rows: tuple[Tensor, ...], *arguments: Any) -> Any:
-        if self._compiles and len(rows[0]) > 1:  # a compiler takes 0 and 1 for constants
+        num_rows = len(rows[0])
+        if self._compiles and num_rows > 1:  # a compiler takes 0 and 1 for constants
+            tuned = rows[0].is_cuda and num_rows <= _MOST_TUNED_ROWS
+            if tuned and not self._is_tuned:
+                self._is_tuned = True
+                self._tune(rows[0].device)
             for each in rows:
                 torch._dynamo.maybe_mark_dynamic(each, 0)
             try:
-                return _compiled(function, rows[0].device.type)(*rows, *arguments)
+                return _compiled(function, tuned=tuned)(*rows, *arguments)
             except torch.OutOfMemoryError:
                 raise
             except Exception as error:  # compilers fail in many ways, at the first call or later
@@ -178,8 +181,8 @@ class CompiledStack(DecodeStack):
         return function(*rows, *arguments)
 
     def _tune(self, device: torch.device) -> None:
-        """Compile for a typical number of rows, which decides what matrix products are tuned for;
-        the first pass has hardly any."""
+        """Compile for a typical number of rows, which decides what products are tuned for; the
+        first pass has hardly any."""
         x = torch.zeros(_TYPICAL_ROWS, self.norm.normalized_shape[0], device=device)  # (R, D)
         attended = torch.zeros_like(x, dtype=self.dtype)
         weights = self.weights()[:2]

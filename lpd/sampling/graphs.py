@@ -108,49 +108,66 @@ class GraphRunner:
         self._recorder = recorder
         self._batch_size = batch_size
         self._capacity = capacity
-        self._recorded: OrderedDict[Any, _Recorded] = OrderedDict()
+        # None where there was no room for a graph.
+        self._recorded: OrderedDict[Any, _Recorded | None] = OrderedDict()
         self._gave_up = False
+        self._told: set[type[RuntimeError]] = set()
         self.record_seconds = 0.0
         """Time spent recording, warming up included, in all."""
 
     @property
     def num_recorded(self) -> int:
         """Graphs that are kept."""
-        return len(self._recorded)
+        return len(self._recorded) - len(self._without_graph())
 
-    @torch.inference_mode()
     def __call__(self, inputs: DecodeInputs) -> Outputs:
         """Do the work on a batch, by a graph where one can be had.
 
         The outputs are the caller's: no later call writes to them.
         """
-        if self._gave_up:
-            return self._work(inputs)
-        num_images = len(inputs)
-        size = self._rounded(num_images)
-        key = _key(inputs, size)
-        recorded = self._recorded.pop(key, None)
-        if recorded is None:
-            failure = None
-            try:
-                recorded = self._record(inputs, size)
-            except RuntimeError as error:
-                # Its frames hold the memory of the attempt, which the next one may need.
-                failure = error.with_traceback(None)
+        recorded = self.ready(inputs)
+        with torch.inference_mode():
             if recorded is None:
-                assert failure is not None
-                self._recorded.clear()
-                # What fails for another reason than recording fails again at once.
-                outputs = self._work(inputs)
-                self._give_up(failure)
-                return outputs
-        else:
+                return self._work(inputs)
             _copy(inputs, recorded.buffers)
+            recorded.replay()
+            return tuple(each[: len(inputs)].clone() for each in recorded.outputs)
+
+    @torch.inference_mode()
+    def ready(self, inputs: DecodeInputs) -> "_Recorded | None":
+        """Record the graph of a batch, where there is none: then a call only replays it.
+
+        Returns:
+            The graph; None where the batch is run without one.
+        """
+        if self._gave_up:
+            return None
+        size = self._rounded(len(inputs))
+        key = _key(inputs, size)
+        if key in self._recorded:
+            self._recorded.move_to_end(key)
+            return self._recorded[key]
+        failure: RuntimeError | None = None
+        recorded: _Recorded | None = None
+        try:
+            recorded = self._record(inputs, size)
+        except RuntimeError as error:
+            # Its frames hold the memory of the attempt, which the next one may need.
+            failure = error.with_traceback(None)
+        if failure is not None:
+            # There is need of the graphs' memory, or they are of no use.
+            self._recorded = OrderedDict.fromkeys(self._without_graph())
+            # Without room for this batch's graph there may be room for a smaller one's.
+            self._gave_up = not isinstance(failure, torch.OutOfMemoryError)
+            self._warn(failure)
         self._recorded[key] = recorded
         if len(self._recorded) > self._capacity:  # recording has waited for its last replay
             self._recorded.popitem(last=False)
-        recorded.replay()
-        return tuple(each[:num_images].clone() for each in recorded.outputs)
+        return recorded
+
+    def _without_graph(self) -> list[Any]:
+        """The shapes for which there was no room."""
+        return [key for key, recorded in self._recorded.items() if recorded is None]
 
     def _rounded(self, num_images: int) -> int:
         return min(1 << (num_images - 1).bit_length(), self._batch_size)
@@ -162,13 +179,14 @@ class GraphRunner:
         self.record_seconds += time.perf_counter() - start
         return _Recorded(buffers, replay, outputs)
 
-    def _give_up(self, error: RuntimeError) -> None:
-        self._gave_up = True
-        reason = str(error).strip().partition("\n")[0]
-        warnings.warn(
-            f"decoding is not captured in a CUDA graph, and is slower for it: {reason}",
-            stacklevel=3,
-        )
+    def _warn(self, error: RuntimeError) -> None:
+        if type(error) not in self._told:
+            self._told.add(type(error))
+            reason = str(error).strip().partition("\n")[0]
+            warnings.warn(
+                f"decoding is not captured in a CUDA graph, and is slower for it: {reason}",
+                stacklevel=4,
+            )
 
 
 def _key(inputs: DecodeInputs, size: int) -> Any:

@@ -21,10 +21,11 @@ from lpd.weights import find_config, load_state_dict_file, load_strictly, weight
 # LlamaGen counts code usage in this buffer while it trains; nothing reads it afterwards.
 _USAGE_BUFFER = "quantize.codebook_used"
 
-# The fast decoder takes so few images at a time on a CPU that none of their layers is larger, in
-# bytes: glibc asks the kernel anew for 32 MiB and more each time, a tenth of decoding. Not the
-# network itself, whose last bits depend on the batch's size where there are several threads.
-_CPU_LAYER_BYTES = 31 * 2**20
+# So few images are decoded at a time that no layer of them is larger, in bytes. On a CPU glibc asks
+# the kernel anew for 32 MiB and more each time, a tenth of decoding; that is for the fast decoder,
+# as the network's last bits depend on the batch's size where there are several threads. On CUDA a
+# batch of 256 would otherwise need some 30 GB.
+_LAYER_BYTES = {"cpu": 31 * 2**20, "cuda": 2**30}
 
 
 class PixelDecoder:
@@ -55,18 +56,19 @@ class PixelDecoder:
         Returns:
             (B, 3, H, W) uint8.
         """
-        if self._fast is not None and codes.device.type == "cpu":
-            parts = codes.split(self._images_at_a_time(grid))
-            return torch.cat([self._decode(part, grid) for part in parts])
+        kind = codes.device.type
+        if kind in _LAYER_BYTES and (self._fast is not None or kind != "cpu"):
+            size = self._images_at_a_time(grid, _LAYER_BYTES[kind])
+            if size < len(codes):
+                return torch.cat([self._decode(part, grid) for part in codes.split(size)])
         return self._decode(codes, grid)
 
-    def _images_at_a_time(self, grid: tuple[int, int]) -> int:
-        """How many the fast decoder takes at a time on a CPU."""
+    def _images_at_a_time(self, grid: tuple[int, int], layer_bytes: int) -> int:
         config = self._vqgan.config
         # At full resolution: the second level comes there by its own upsampling.
         channels = config.ch * max(config.ch_mult[:2])
         largest = grid[0] * grid[1] * config.stride**2 * channels * self._table.element_size()
-        return max(1, _CPU_LAYER_BYTES // largest)
+        return max(1, layer_bytes // largest)
 
     def _decode(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
         z = F.embedding(codes, self._table).transpose(1, 2).unflatten(2, grid)  # (B, ., h, w)

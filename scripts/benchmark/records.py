@@ -81,6 +81,8 @@ class Throughput:
     batch_size: int
     images_per_second: float
     peak_memory: int
+    cuda_graph: bool
+    """Whether a whole generation was one CUDA graph."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -172,7 +172,8 @@ def _setting_table(group: Sequence[Record]) -> list[tuple[str, ...]]:
 
 def _throughput_lines(record: Record) -> list[str]:
     return [
-        f"{record.preset}, {record.img_size} px, {record.dtype}, batch {each.batch_size}: "
+        f"{record.preset}, {record.img_size} px, {record.dtype}, batch {each.batch_size}"
+        f"{', one graph' if each.cuda_graph else ''}: "
         f"{_number(each.images_per_second)} images/s, "
         f"{_number(each.peak_memory / 2**20)} MiB"
         for each in record.throughput

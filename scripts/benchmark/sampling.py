@@ -43,11 +43,13 @@ from lpd.generation import ImageGenerator
 from lpd.models.lpd import LPD, LPDConfig, preset_shape
 from lpd.options import Flat
 from lpd.orders.group_sizes import GroupSizeOptions
+from lpd.orders.plan import DecodePlan
 from lpd.orders.request import OrderOptions, PlanSource
 from lpd.pretrained import config_of_preset
 from lpd.sampling.config import SamplingConfig
 from lpd.sampling.execution import BACKENDS, ExecutionOptions
 from lpd.sampling.guidance import guidance_scales, guided_passes
+from lpd.sampling.sampler import DecodeInputs
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
 from scripts.benchmark import records, results
@@ -155,19 +157,19 @@ class Case:
         self, generator: ImageGenerator, source: PlanSource, batch_size: int
     ) -> Callable[[], Tensor]:
         """A batch from labels to pixels, as a function to time that gives its codes."""
-        indices = np.arange(batch_size)
-        plan = source.plan(SEED, indices)
+        plan = source.plan(SEED, np.arange(batch_size))
+        return lambda: generator.run(self.prepared(generator, plan)).codes
 
-        def run() -> Tensor:
-            return generator.generate(
-                indices % generator.num_classes,
-                plan,
-                seed=SEED,
-                image_indices=indices,
-                sampling=SamplingConfig(cfg=self.cfg),
-            ).codes
-
-        return run
+    def prepared(self, generator: ImageGenerator, plan: DecodePlan) -> DecodeInputs:
+        """A batch as the device takes it."""
+        indices = np.arange(len(plan))
+        return generator.prepare(
+            indices % generator.num_classes,
+            plan,
+            seed=SEED,
+            image_indices=indices,
+            sampling=SamplingConfig(cfg=self.cfg),
+        )
 
     def works(self, group_sizes: tuple[int, ...], batch_size: int) -> list[Work]:
         """What each pass must move and compute."""
@@ -318,7 +320,10 @@ def throughputs(case: Case, source: PlanSource, config: BenchmarkConfig) -> Iter
             return
         rate = batch_size / statistics.median(seconds)
         yield Throughput(
-            batch_size=batch_size, images_per_second=rate, peak_memory=peak_memory(case.device)
+            batch_size=batch_size,
+            images_per_second=rate,
+            peak_memory=peak_memory(case.device),
+            cuda_graph=in_graph(generator),
         )
         if rate < LEAST_GAIN * best:
             return
@@ -486,7 +491,9 @@ def way_of(
     kernels = decoder_kernels = None
     if case.device.type == "cuda":
         decoder_kernels = profiled_launches(candidate.decoder.run).total()
-        kernels = profiled_launches(candidate.step.run).total() - decoder_kernels
+        plan = candidate.source.plan(SEED, np.arange(batch_size))
+        inputs = case.prepared(generator, plan)
+        kernels = profiled_launches(lambda: generator.run(inputs)).total() - decoder_kernels
     first = candidate.step.first
     graphs = generator.graphs if in_graph(generator) else None
     return Way(

@@ -101,6 +101,8 @@ def test_larger_batches_end_with_the_memory_or_the_gain(monkeypatch: pytest.Monk
         def seconds(self, run: Callable[[], object]) -> float:
             return next(self.turn)
 
+    monkeypatch.setattr(sampling, "in_graph", lambda generator: False)
+
     def rates(seconds: dict[int, float]) -> list[float]:
         case = StandIn(seconds)
         turns = (each for each in seconds.values() for _ in range(sampling.THROUGHPUT_ROUNDS))

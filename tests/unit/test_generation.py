@@ -1,9 +1,11 @@
 """Images are what the parts make by hand, whatever the batch; previews grow into them."""
 
+import contextlib
 import copy
 import itertools
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +133,36 @@ def test_bf16_leaves_a_model_in_training_as_it_is(tiny_model: LPD, tokenizer: VQ
         kept = all(weight.dtype == torch.float32 for weight in model.parameters())
         assert kept == in_training
     assert torch.equal(*codes)
+
+
+def test_batches_are_prepared_on_the_stream_that_runs_them(
+    tiny_model: LPD, tokenizer: VQTokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread begins on the default stream, whatever the caller's is."""
+    generator = ImageGenerator(tiny_model, tokenizer)
+    current = threading.local()
+    current.stream = "the caller's"
+
+    @contextlib.contextmanager
+    def enter(stream: str) -> Iterator[None]:
+        before = getattr(current, "stream", "the default")
+        current.stream = stream
+        yield
+        current.stream = before
+
+    monkeypatch.setattr(ImageGenerator, "device", torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current.stream)
+    monkeypatch.setattr(torch.cuda, "stream", enter)
+    seen = []
+
+    def prepare(item: int) -> int:
+        seen.append((item, current.stream, threading.current_thread()))
+        return item
+
+    assert list(generator.prepare_ahead(prepare, range(3))) == [0, 1, 2]
+    assert [each[:2] for each in seen] == [(item, "the caller's") for item in range(3)]
+    assert seen[1][2] is not threading.current_thread()
+    assert current.stream == "the caller's"
 
 
 def test_a_label_is_refused_before_anything_is_generated(

@@ -146,7 +146,7 @@ def test_seconds_are_told_apart_by_the_clock(make_maker, tmp_path, monkeypatch):
     monkeypatch.setattr(ImageGenerator, "run", takes(1, ImageGenerator.run))
     monkeypatch.setattr(Classifier, "forward", takes(0.25, Classifier.forward))
     monkeypatch.setattr(
-        "lpd.evaluation.chunks.one_ahead",
+        "lpd.generation.one_ahead",
         lambda make, items: (takes(8, make)(item) for item in items),
     )
     chunks = list(make_maker(4).make(chunk_tasks(SETTING, tmp_path, 13, 10)))

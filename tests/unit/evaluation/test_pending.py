@@ -191,8 +191,16 @@ class OnPretendedGpu:
         self.generator, self.gpu = generator, gpu
         self.batch_size, self.num_classes = generator.batch_size, generator.num_classes
         self.prepare = generator.prepare
+        self.prepare_ahead = generator.prepare_ahead
+        self.is_ready = False
+
+    def ready(self, inputs):
+        """Compiling and capturing: a minute, once."""
+        self.gpu.milliseconds += 0 if self.is_ready else 60_000
+        self.is_ready = True
 
     def run(self, inputs):
+        assert self.is_ready
         made = self.generator.run(inputs)
         self.gpu.milliseconds += 1000
         return Generated(codes=self.gpu.tensor(made.codes), images=self.gpu.tensor(made.images))
@@ -229,11 +237,13 @@ class TestOnAGpu:
     def test_times_are_by_the_gpus_clock(self, maker, tmp_path):
         # Batches of 4, 4 and 2, then of 4 and 3. Three copies of a millisecond end each of them.
         chunks = list(maker.make(chunk_tasks(SETTING, tmp_path, 17, 10)))
-        for chunk, num_batches in zip(chunks, (3, 2), strict=True):
+        # The minute before the first is nobody's but the wall's.
+        for chunk, num_batches, minutes in zip(chunks, (3, 2), (1, 0), strict=True):
             assert chunk.seconds == pytest.approx(num_batches)
             assert chunk.extractor_seconds == pytest.approx(num_batches * 0.1)
-            assert chunk.wall_seconds == pytest.approx(num_batches * 1.103)
-        assert share_elsewhere(chunks) == pytest.approx(0.003 / 1.103)
+            assert chunk.wall_seconds == pytest.approx(60 * minutes + num_batches * 1.103)
+        assert share_elsewhere(chunks[1:]) == pytest.approx(0.003 / 1.103)
+        assert share_elsewhere(chunks) == pytest.approx((60 + 5 * 0.003) / (60 + 5 * 1.103))
 
     def test_a_batch_is_read_when_the_next_one_has_been_asked_for(self, maker, gpu, tmp_path):
         waiting = []

@@ -1,6 +1,8 @@
 """Other ways to run the blocks of a pass, against the readable one."""
 
+import dataclasses
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -27,6 +29,7 @@ from lpd.sampling.config import SamplingConfig
 from lpd.sampling.execution import AUTO, BACKENDS, ExecutionOptions
 from lpd.sampling.sampler import Sampler
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
+from scripts.benchmark.launches import ATTENTION, count_operators, fake_decoding
 
 SIZES = (2, 8, 4, 1, 1)
 DTYPES = [torch.float32, torch.bfloat16]
@@ -120,6 +123,53 @@ def test_compiled_bfloat16_gives_the_same_logits(tiny_model: LPD) -> None:
     check_same(tiny_model, CompiledStack, torch.bfloat16)
 
 
+def test_on_cuda_products_of_few_rows_are_tuned_and_blocks_launch_little_else(
+    tiny_config: LPDConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On fake CUDA tensors: which functions are asked for which rows, and what is left outside."""
+    asked: list[tuple[str, int, bool]] = []
+
+    def compiled(function: Callable[..., object], *, tuned: bool) -> Callable[..., object]:
+        def call(x: torch.Tensor, *arguments: object) -> object:
+            asked.append((function.__name__, len(x), tuned))
+            qkv = x.new_empty(len(x), 3 * x.shape[1], dtype=torch.bfloat16)
+            row = x.new_empty(x.shape)
+            name = function.__name__
+            return {"before_attention": qkv, "after_attention": row}.get(name, (row, qkv))
+
+        return call
+
+    monkeypatch.setattr(backends, "_compiled", compiled)
+
+    def outside(depth: int, batch_size: int) -> Counter[str]:
+        config = dataclasses.replace(tiny_config, depth=depth)
+        with fake_decoding(
+            config,
+            (1, 3, 12),
+            batch_size=batch_size,
+            guided=(True,) * 3,
+            dtype=torch.bfloat16,
+            backend="compiled",
+        ) as run:
+            return count_operators(run)
+
+    # Of a block in the middle: the cache's copy, attention twice, joining; in each of three passes.
+    left = outside(3, 2) - outside(2, 2)
+    assert left == {"copy_": 3, ATTENTION: 6, "cat": 3}
+    typical = [("before_attention", 64), ("_between_attentions", 64), ("after_attention", 64)]
+    asked.clear()
+    outside(2, 2)  # 4 sequences: 8, 16 and 60 rows of passes, and 4, 12 and 48 queries
+    assert all(tuned for _, _, tuned in asked)
+    assert [each[:2] for each in asked[:3]] == typical
+    rows = {name: [n for each, n, _ in asked[3:] if each == name] for name, _ in typical}
+    assert rows["_between_attentions"] == rows["before_attention"] == [8, 16, 60]
+    assert rows["after_attention"] == [4, 12, 48]
+    asked.clear()
+    outside(2, 100)  # 400 rows and more, 200 queries in the first pass
+    assert {tuned for _, n, tuned in asked if n > 256} == {False}
+    assert {n for _, n, tuned in asked if tuned} == {64, 200}
+
+
 @pytest.mark.parametrize("calls_that_work", [0, 3, 5])
 def test_where_nothing_compiles_decoding_goes_on_with_one_warning(
     tiny_model: LPD, monkeypatch: pytest.MonkeyPatch, calls_that_work: int
@@ -127,7 +177,7 @@ def test_where_nothing_compiles_decoding_goes_on_with_one_warning(
     """At the first call, or where a later one would compile anew."""
     calls = []
 
-    def fails_later(function: Callable[..., object], device_type: str) -> Callable[..., object]:
+    def fails_later(function: Callable[..., object], *, tuned: bool) -> Callable[..., object]:
         def call(*arguments: object) -> object:
             calls.append(function)
             if len(calls) > calls_that_work:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -132,6 +133,37 @@ def test_the_body_tells_the_device_the_same_every_time_and_asks_it_nothing(
             runs.append(told.lines)
     assert runs[0] == runs[1]
     assert len(runs[0]) > 50
+
+
+class AttentionKernels(TorchFunctionMode):
+    """Whether cuDNN may attend, at each call of attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cudnn: list[bool] = []
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            self.cudnn.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return func(*args, **(kwargs or {}))
+
+
+def test_no_attention_makes_a_plan_for_every_length(tiny_config: LPDConfig) -> None:
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    with (
+        fake_decoding(tiny_config, PASSES, batch_size=2, guided=(True,) * 4, dtype=BF16) as run,
+        AttentionKernels() as kernels,
+    ):
+        run()
+    # Two in each pass and block, one in the last block.
+    assert kernels.cudnn == [False] * 4 * (2 * tiny_config.depth - 1)
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
 
 
 def test_fake_tensors_have_no_values_to_decide_by(tiny_config: LPDConfig) -> None:

@@ -291,6 +291,49 @@ def test_what_cannot_be_recorded_is_run_with_one_warning(
         check_same(eager, captured, batch(1, 5))
 
 
+def test_what_is_ready_is_only_replayed(
+    tiny_model: LPD, tokenizer: VQTokenizer, eager: ImageGenerator
+) -> None:
+    recorder = TapeRecorder()
+    captured = recording_generator(tiny_model, tokenizer, recorder)
+    captured.ready(captured.prepare(**batch(0, 3)))
+    assert (recorder.recorded, recorder.replayed) == (1, 0)
+    check_same(eager, captured, batch(1, 4))
+    assert (recorder.recorded, recorder.replayed) == (1, 1)
+
+
+class SmallMemory(TapeRecorder):
+    """Has no room for batches of more than two images."""
+
+    def record(self, work: Callable[[], Outputs]) -> tuple[Callable[[], None], Outputs]:
+        replay, outputs = super().record(work)
+        if len(outputs[0]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return replay, outputs
+
+
+def test_a_shape_without_room_is_run_eagerly_and_the_others_are_not(
+    tiny_model: LPD, tokenizer: VQTokenizer, eager: ImageGenerator
+) -> None:
+    recorder = SmallMemory()
+    captured = recording_generator(tiny_model, tokenizer, recorder)
+    assert captured.graphs is not None
+    check_same(eager, captured, batch(0, 2))
+    with pytest.warns(UserWarning, match="out of memory"):
+        check_same(eager, captured, batch(0, 4))
+    assert captured.graphs.num_recorded == 0  # the pairs' graph has made room
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what was said is not said again
+        check_same(eager, captured, batch(1, 6))
+        recorded = recorder.recorded
+        for seed in range(2, 4):  # pairs are captured anew; fours and sixes are not tried again
+            for count in (2, 4, 6):
+                check_same(eager, captured, batch(seed, count))
+    assert recorder.recorded == recorded + 1
+    assert captured.graphs.num_recorded == 1
+    assert recorder.replayed == 3
+
+
 def test_the_failed_attempts_memory_is_free_for_the_next() -> None:
     attempts: list[weakref.ref[torch.Tensor]] = []
 
@@ -323,7 +366,7 @@ def test_a_mistake_in_the_work_is_not_hidden() -> None:
         raise RuntimeError("shapes differ")
 
     runner = GraphRunner(work, TapeRecorder(), batch_size=2)
-    with pytest.raises(RuntimeError, match="shapes differ"):
+    with pytest.warns(UserWarning, match="differ"), pytest.raises(RuntimeError, match="differ"):
         runner(decode_inputs())
 
 

@@ -80,7 +80,7 @@ def test_a_cpu_decodes_few_images_at_a_time(
     monkeypatch.setattr(
         FastDecoder, "__call__", lambda self, z: decoded.append(len(z)) or network(self, z)
     )
-    monkeypatch.setattr(vq_tokenizer, "_CPU_LAYER_BYTES", limit)
+    monkeypatch.setitem(vq_tokenizer._LAYER_BYTES, "cpu", limit)
     pixels = decode(codes, GRID)
     assert decoded == sizes
     assert (pixels.int() - one_by_one.int()).abs().max() <= 1  # rounded as the batch's size has it
@@ -246,7 +246,9 @@ EXPECTED = {
 
 
 @pytest.mark.parametrize(("way", "total"), [("as it is", 168), ("bf16", 171), ("bf16 fused", 110)])
-def test_launches_of_the_published_decoder(way: str, total: int) -> None:
+def test_launches_of_the_published_decoder(
+    way: str, total: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Tensors without memory or values: a look at either, on the host, would be an error."""
     with FakeTensorMode():
         with torch.device("meta"):
@@ -259,6 +261,10 @@ def test_launches_of_the_published_decoder(way: str, total: int) -> None:
         codes = torch.empty(2, 256, dtype=torch.int64, device="cuda")
         counts = [count_operators(lambda: decode(codes, (16, 16))) for _ in range(2)]
         pixels = decode(codes, (16, 16))
+        monkeypatch.setitem(vq_tokenizer._LAYER_BYTES, "cuda", 1)  # an image at a time
+        again = count_operators(lambda: decode(codes, (16, 16)))
+        assert again["convolution"] == 2 * EXPECTED[way]["convolution"]
+        assert (again["cat"], EXPECTED[way].get("cat", 0)) == (1, 0)
         assert pixels.shape == (2, 3, 256, 256)
         assert (pixels.dtype, pixels.device.type) == (torch.uint8, "cuda")
     assert counts[0] == EXPECTED[way]
