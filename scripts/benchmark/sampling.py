@@ -19,13 +19,9 @@ or gain ends.
 
 import dataclasses
 import datetime
-import platform
-import resource
 import shlex
 import statistics
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,26 +36,31 @@ from lpd import cli
 from lpd.distributed import pick_device
 from lpd.errors import InputError
 from lpd.generation import ImageGenerator
-from lpd.models.lpd import LPD, LPDConfig, preset_shape
+from lpd.models.lpd import preset_shape
 from lpd.options import Flat
 from lpd.orders.group_sizes import GroupSizeOptions
-from lpd.orders.plan import DecodePlan
 from lpd.orders.request import OrderOptions, PlanSource
 from lpd.pretrained import config_of_preset
 from lpd.sampling.config import SamplingConfig
 from lpd.sampling.execution import BACKENDS, ExecutionOptions
 from lpd.sampling.guidance import guidance_scales, guided_passes
-from lpd.sampling.sampler import DecodeInputs
-from lpd.tokenizer.vq_tokenizer import VQTokenizer
-from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
+from lpd.tokenizer.vqgan import VQGANConfig
 from scripts.benchmark import records, results
 from scripts.benchmark.launches import decoding_launches, profiled_launches
-from scripts.benchmark.machine import processor
-from scripts.benchmark.records import DEFAULT, EAGER, RASTER, Record, Throughput, Times, Way
+from scripts.benchmark.machine import checkout, processor, versions
+from scripts.benchmark.records import DEFAULT, EAGER, RASTER, Record, Throughput, Way
 from scripts.benchmark.results import summary
-from scripts.benchmark.work import NO_WORK, Work, decoder_flops, work_of_passes
+from scripts.benchmark.timing import (
+    SEED,
+    Case,
+    Step,
+    ceilings,
+    peak_memory,
+    random_models,
+    take_turns,
+)
+from scripts.benchmark.work import NO_WORK, decoder_flops
 
-SEED = 0
 CPU_BACKEND = "packed"
 EAGER_EXECUTION = ExecutionOptions(backend=EAGER, cuda_graphs=False)
 PUBLISHED_STEPS = {256: 20, 512: 48}  # by image size
@@ -67,12 +68,6 @@ FIRST_THROUGHPUT_BATCH = 64  # the paper's
 LAST_THROUGHPUT_BATCH = 4096
 LEAST_GAIN = 1.03  # of doubling the batch
 THROUGHPUT_ROUNDS = 5
-# By device: the sides of a copied tensor, in bytes, and of the matrices that are multiplied. They
-# are larger than caches, and on a CPU small enough for a measurement in each round.
-COPIED_BYTES = {"cpu": 2**28, "cuda": 2**31}
-MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
-
-_ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,99 +122,6 @@ class BenchmarkConfig:
         SamplingConfig(cfg=self.cfg)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One workload, on a device, with its models."""
-
-    model: LPD
-    tokenizer: VQTokenizer
-    device: torch.device
-    bf16: bool
-    cfg: float
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What linear layers are computed in."""
-        return torch.bfloat16 if self.bf16 else torch.float32
-
-    def generator(self, batch_size: int, execution: ExecutionOptions) -> ImageGenerator:
-        """A generator of these models."""
-        return ImageGenerator(
-            self.model,
-            self.tokenizer,
-            batch_size=batch_size,
-            bf16=self.bf16,
-            backend=execution.backend,
-            cuda_graphs=execution.cuda_graphs,
-        )
-
-    def generation(
-        self, generator: ImageGenerator, source: PlanSource, batch_size: int
-    ) -> Callable[[], Tensor]:
-        """A batch from labels to pixels, as a function to time that gives its codes."""
-        plan = source.plan(SEED, np.arange(batch_size))
-        return lambda: generator.run(self.prepared(generator, plan)).codes
-
-    def prepared(self, generator: ImageGenerator, plan: DecodePlan) -> DecodeInputs:
-        """A batch as the device takes it."""
-        indices = np.arange(len(plan))
-        return generator.prepare(
-            indices % generator.num_classes,
-            plan,
-            seed=SEED,
-            image_indices=indices,
-            sampling=SamplingConfig(cfg=self.cfg),
-        )
-
-    def works(self, group_sizes: tuple[int, ...], batch_size: int) -> list[Work]:
-        """What each pass must move and compute."""
-        return list(
-            work_of_passes(
-                self.model.config,
-                group_sizes,
-                num_sequences=batch_size * (1 if self.cfg == 1 else 2),
-                itemsize=self.dtype.itemsize,
-            )
-        )
-
-    def synchronize(self) -> None:
-        """Wait for the device."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def seconds(self, run: Callable[[], object]) -> float:
-        """How long a run takes."""
-        self.synchronize()
-        start = time.perf_counter()
-        run()
-        self.synchronize()
-        return time.perf_counter() - start
-
-
-@dataclass(kw_only=True)
-class Step:
-    """Something that has its turn in each round."""
-
-    run: Callable[[], object]
-    rounds: int
-    first: float | None = None
-    """Seconds of the first run before the rounds."""
-    seconds: list[float] = field(default_factory=list)
-    """Of each round."""
-
-    def times(self) -> Times:
-        """In milliseconds."""
-        milliseconds = [1e3 * each for each in self.seconds]
-        low, _, high = (
-            statistics.quantiles(milliseconds, n=4, method="inclusive")
-            if len(milliseconds) > 1
-            else milliseconds * 3
-        )
-        return Times(
-            median=statistics.median(milliseconds), low=low, high=high, runs=len(milliseconds)
-        )
-
-
 @dataclass(kw_only=True)
 class Candidate:
     """A way to decode, while it is measured."""
@@ -228,26 +130,6 @@ class Candidate:
     source: PlanSource
     step: Step
     decoder: Step
-
-
-def take_turns(case: Case, steps: list[Step]) -> None:
-    """Run all rounds. What has fewer turns than there are rounds has them evenly spread."""
-    num_rounds = max(step.rounds for step in steps)
-    for number in range(num_rounds):
-        for step in steps:
-            if (number + 1) * step.rounds // num_rounds > number * step.rounds // num_rounds:
-                step.seconds.append(case.seconds(step.run))
-
-
-def random_models(config: LPDConfig, device: torch.device) -> tuple[LPD, VQTokenizer]:
-    """A transformer and the published tokenizer's network, with random weights."""
-    torch.manual_seed(SEED)
-    with torch.device("meta"):
-        model = LPD(config)
-    model.to_empty(device=device)
-    model.init_weights()
-    tokenizer = VQTokenizer(VQGAN(VQGANConfig()), sha256="", device=device)
-    return model.eval().requires_grad_(False), tokenizer
 
 
 def decoder_alone(case: Case, generator: ImageGenerator, codes: Tensor) -> Callable[[], object]:
@@ -282,27 +164,6 @@ def other_backends(device: torch.device, default: str) -> list[str]:
     return [name for name in BACKENDS if name not in (default, EAGER, CPU_BACKEND)]
 
 
-def ceilings(case: Case, rounds: int) -> tuple[Step, Step, float, float]:
-    """A copy and a matrix product to time, and the bytes and operations of one run."""
-    count, side = COPIED_BYTES[case.device.type] // 4, MATRIX_SIDE[case.device.type]
-    source = torch.zeros(count, device=case.device)
-    target = torch.zeros_like(source)
-    matrix = torch.randn(side, side, device=case.device).to(case.dtype)
-    product = torch.empty_like(matrix)
-    copy = Step(run=lambda: target.copy_(source), rounds=rounds)
-    matmul = Step(run=lambda: torch.mm(matrix, matrix, out=product), rounds=rounds)
-    return copy, matmul, 2.0 * COPIED_BYTES[case.device.type], 2.0 * side**3
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: allocated on the GPU at most, or resident in the process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
-        1 if sys.platform == "darwin" else 2**10
-    )
-
-
 def throughputs(case: Case, source: PlanSource, config: BenchmarkConfig) -> Iterator[Throughput]:
     """The default way at larger and larger batches."""
     batch_size, best = FIRST_THROUGHPUT_BATCH, 0.0
@@ -331,31 +192,91 @@ def throughputs(case: Case, source: PlanSource, config: BenchmarkConfig) -> Iter
         batch_size, best = 2 * batch_size, rate
 
 
-def checkout() -> tuple[str | None, bool]:
-    """The commit of this checkout, and whether its files differ; what benchmarks write is left
-    out."""
+@dataclass(frozen=True, kw_only=True)
+class Turns:
+    """How often everything is run."""
 
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(_ROOT), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    rounds: int
+    raster_rounds: int
+    warmup: int
+    raster_warmup: int
 
-    try:
-        written = (":!scripts/benchmark/sampling.jsonl", ":!BENCHMARKS.md")
-        changes = git("status", "--porcelain", "--untracked-files=no", "--", ".", *written)
-        return git("rev-parse", "--short", "HEAD"), bool(changes)
-    except (OSError, subprocess.CalledProcessError):
-        return None, False
+    @classmethod
+    def of(cls, config: BenchmarkConfig, *, on_cuda: bool) -> "Turns":
+        """What the flags ask for, or their defaults on a device."""
+        rounds = config.repetitions or (30 if on_cuda else 5)
+        warmup = (3 if on_cuda else 1) if config.warmup is None else config.warmup
+        return cls(
+            rounds=rounds,
+            raster_rounds=min(rounds, config.raster_repetitions or (rounds if on_cuda else 2)),
+            warmup=warmup,
+            raster_warmup=warmup if on_cuda else 0,  # it would take a CPU too long
+        )
+
+
+def candidate(
+    case: Case, generator: ImageGenerator, source: PlanSource, batch_size: int, turns: Turns
+) -> Candidate:
+    """A way to decode, warm."""
+    step = Step(run=case.generation(generator, source, batch_size), rounds=turns.rounds)
+    step.warm_up(case, turns.warmup)
+    num_positions = case.model.config.num_positions
+    codes = torch.zeros(batch_size, num_positions, dtype=torch.int64, device=case.device)
+    decoder = Step(run=decoder_alone(case, generator, codes), rounds=turns.rounds)
+    return Candidate(generator=generator, source=source, step=step, decoder=decoder)
+
+
+def raster_candidate(case: Case, default: Candidate, batch_size: int, turns: Turns) -> Candidate:
+    """One-token decoding in raster order, as the default way runs; its decoder is that one's."""
+    config, generator = case.model.config, default.generator
+    sizes = GroupSizeOptions(group_sizes=f"1x{config.num_positions}")
+    source = OrderOptions(order="raster", sizes=sizes).source(config.grid)
+    step = Step(run=case.generation(generator, source, batch_size), rounds=turns.raster_rounds)
+    step.warm_up(case, turns.raster_warmup)
+    return Candidate(generator=generator, source=source, step=step, decoder=default.decoder)
+
+
+def all_candidates(
+    case: Case, config: BenchmarkConfig, source: PlanSource, turns: Turns
+) -> tuple[dict[str, Candidate], int]:
+    """The ways by name, and the most memory that the default one took."""
+    if case.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(case.device)
+    batch_size = config.batch_size
+
+    def way(execution: ExecutionOptions) -> Candidate:
+        return candidate(case, case.generator(batch_size, execution), source, batch_size, turns)
+
+    ways = {DEFAULT: way(config.execution)}
+    memory = peak_memory(case.device)  # before the others take theirs
+    ways[EAGER] = way(EAGER_EXECUTION)
+    ways[RASTER] = raster_candidate(case, ways[DEFAULT], batch_size, turns)
+    for name in other_backends(case.device, ways[DEFAULT].generator.backend):
+        try:
+            ways[name] = way(dataclasses.replace(config.execution, backend=name))
+        except InputError as error:
+            print(f"{name} is not measured: {error}", flush=True)
+    return ways, memory
+
+
+def measured_ceilings(
+    case: Case, candidates: dict[str, Candidate], rounds: int
+) -> tuple[float, float]:
+    """Run all rounds; bandwidth and rate of operations of what takes its turns beside the ways."""
+    copy, matmul, copied_bytes, matmul_flops = ceilings(case, rounds)
+    steps = [each.step for each in candidates.values()]
+    steps += [each.decoder for name, each in candidates.items() if name != RASTER]
+    take_turns(case, [*steps, copy, matmul])
+    return copied_bytes / min(copy.seconds), matmul_flops / min(matmul.seconds)
 
 
 def measure(config: BenchmarkConfig, device: torch.device) -> Record:
     """Measure everything."""
     on_cuda = device.type == "cuda"
     shape = config_of_preset(config.preset, img_size=config.img_size)
-    grid, num_positions, batch_size = shape.grid, shape.num_positions, config.batch_size
+    batch_size = config.batch_size
     order = OrderOptions(generation_steps=config.steps or PUBLISHED_STEPS[config.img_size])
-    one_by_one = GroupSizeOptions(group_sizes=f"1x{num_positions}")
-    source = order.source(grid)
-    raster_source = OrderOptions(order="raster", sizes=one_by_one).source(grid)
+    source = order.source(shape.grid)
     model, tokenizer = random_models(shape, device)
     case = Case(
         model=model,
@@ -364,57 +285,22 @@ def measure(config: BenchmarkConfig, device: torch.device) -> Record:
         bf16=config.bf16 or (on_cuda and not config.no_bf16),
         cfg=config.cfg,
     )
-    rounds = config.repetitions or (30 if on_cuda else 5)
-    raster_rounds = min(rounds, config.raster_repetitions or (rounds if on_cuda else 2))
-    warmup = (3 if on_cuda else 1) if config.warmup is None else config.warmup
-
-    def candidate(
-        generator: ImageGenerator, source: PlanSource = source, decoder: Step | None = None
-    ) -> Candidate:
-        is_raster = source is raster_source
-        step = Step(
-            run=case.generation(generator, source, batch_size),
-            rounds=raster_rounds if is_raster else rounds,
-        )
-        for _ in range(0 if is_raster and not on_cuda else warmup):
-            seconds = case.seconds(step.run)
-            step.first = seconds if step.first is None else step.first
-        if decoder is None:
-            codes = torch.zeros(batch_size, num_positions, dtype=torch.int64, device=device)
-            decoder = Step(run=decoder_alone(case, generator, codes), rounds=rounds)
-        return Candidate(generator=generator, source=source, step=step, decoder=decoder)
-
-    if on_cuda:
-        torch.cuda.reset_peak_memory_stats(device)
-    generator = case.generator(batch_size, config.execution)
-    candidates = {DEFAULT: candidate(generator)}
-    memory = peak_memory(device)  # before the others take theirs
-    candidates[EAGER] = candidate(case.generator(batch_size, EAGER_EXECUTION))
-    candidates[RASTER] = candidate(generator, raster_source, candidates[DEFAULT].decoder)
-    for name in other_backends(device, generator.backend):
-        try:
-            execution = dataclasses.replace(config.execution, backend=name)
-            candidates[name] = candidate(case.generator(batch_size, execution))
-        except InputError as error:
-            print(f"{name} is not measured: {error}", flush=True)
-    copy, matmul, copied_bytes, matmul_flops = ceilings(case, rounds)
-    take_turns(
-        case,
-        [
-            *(each.step for each in candidates.values()),
-            *(each.decoder for name, each in candidates.items() if name != RASTER),
-            copy,
-            matmul,
-        ],
-    )
-    bandwidth = copied_bytes / min(copy.seconds)
-    flop_rate = matmul_flops / min(matmul.seconds)
-    del copy, matmul  # larger batches need the room
+    turns = Turns.of(config, on_cuda=on_cuda)
+    candidates, memory = all_candidates(case, config, source, turns)
+    bandwidth, flop_rate = measured_ceilings(case, candidates, turns.rounds)
     works = case.works(source.group_sizes, batch_size)
     work = sum(works, start=NO_WORK)
     throughput = config.throughput
     if throughput is None:
         throughput = on_cuda and batch_size == 1
+    scales = guidance_scales(config.cfg, SamplingConfig().cfg_schedule, shape.num_positions)
+    launches = decoding_launches(
+        shape,
+        source.group_sizes,
+        batch_size=batch_size,
+        guided=guided_passes(scales, source.group_sizes),
+        dtype=case.dtype,
+    )
     commit, modified = checkout()
     return Record(
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -433,24 +319,14 @@ def measure(config: BenchmarkConfig, device: torch.device) -> Record:
         cfg=config.cfg,
         order=order.order,
         group_sizes=source.group_sizes,
-        warmup=warmup,
+        warmup=turns.warmup,
         bandwidth_ceiling=bandwidth,
         flop_ceiling=flop_rate,
         pass_bytes=work.num_bytes,
         pass_flops=work.flops,
-        decoder_flops=batch_size * decoder_flops(VQGANConfig(), grid),
+        decoder_flops=batch_size * decoder_flops(VQGANConfig(), shape.grid),
         floor=1e3 * sum(each.floor_seconds(bandwidth, flop_rate) for each in works),
-        launches_per_pass=decoding_launches(
-            shape,
-            source.group_sizes,
-            batch_size=batch_size,
-            guided=guided_passes(
-                guidance_scales(config.cfg, SamplingConfig().cfg_schedule, num_positions),
-                source.group_sizes,
-            ),
-            dtype=case.dtype,
-        )
-        / len(source.group_sizes),
+        launches_per_pass=launches / len(source.group_sizes),
         peak_memory=memory,
         ways={
             name: way_of(case, each, candidates, (bandwidth, flop_rate), batch_size)
@@ -516,14 +392,6 @@ def way_of(
         kernels_per_pass=None if kernels is None else kernels / len(sizes),
         decoder_kernels=decoder_kernels,
     )
-
-
-def versions() -> dict[str, str]:
-    """Of what computes."""
-    found = {"python": platform.python_version(), "torch": torch.__version__}
-    if torch.version.cuda is not None:
-        found["cuda"] = torch.version.cuda
-    return found
 
 
 def run(config: BenchmarkConfig) -> None:

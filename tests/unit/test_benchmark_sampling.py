@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from scripts.benchmark import records, sampling
+from scripts.benchmark import records, sampling, timing
 from scripts.benchmark.records import DEFAULT, EAGER, RASTER, Record
-from scripts.benchmark.sampling import BenchmarkConfig, Step, command_line
+from scripts.benchmark.sampling import BenchmarkConfig, command_line
+from scripts.benchmark.timing import Step
 
 
 @pytest.fixture(autouse=True)
 def _small_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sampling, "COPIED_BYTES", {"cpu": 2**20})
-    monkeypatch.setattr(sampling, "MATRIX_SIDE", {"cpu": 128})
+    monkeypatch.setattr(timing, "COPIED_BYTES", {"cpu": 2**20})
+    monkeypatch.setattr(timing, "MATRIX_SIDE", {"cpu": 128})
 
 
 def small(path: Path, **changes: object) -> BenchmarkConfig:
@@ -85,7 +86,7 @@ def test_in_bf16_with_larger_batches_and_without_a_record(
 
 
 def test_larger_batches_end_with_the_memory_or_the_gain(monkeypatch: pytest.MonkeyPatch) -> None:
-    class StandIn(sampling.Case):
+    class StandIn(timing.Case):
         def __init__(self, seconds: dict[int, float]) -> None:
             object.__setattr__(self, "device", torch.device("cpu"))
             object.__setattr__(self, "times", seconds)
@@ -130,9 +131,9 @@ def test_everything_has_its_turn_in_each_round() -> None:
         Step(run=lambda: turns.append("b"), rounds=1),
         Step(run=lambda: turns.append("c"), rounds=2),
     ]
-    case = object.__new__(sampling.Case)
+    case = object.__new__(timing.Case)
     object.__setattr__(case, "device", torch.device("cpu"))
-    sampling.take_turns(case, steps)
+    timing.take_turns(case, steps)
     assert turns == list("a" + "ac" + "abc")
     assert [len(step.seconds) for step in steps] == [3, 1, 2]
 

@@ -1,0 +1,171 @@
+"""How decoding is timed: the models and a batch, things that have their turns, and the ceilings
+that are measured beside them."""
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lpd.generation import ImageGenerator
+from lpd.models.lpd import LPD, LPDConfig
+from lpd.orders.plan import DecodePlan
+from lpd.orders.request import PlanSource
+from lpd.sampling.config import SamplingConfig
+from lpd.sampling.execution import ExecutionOptions
+from lpd.sampling.sampler import DecodeInputs
+from lpd.tokenizer.vq_tokenizer import VQTokenizer
+from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
+from scripts.benchmark.records import Times
+from scripts.benchmark.work import Work, work_of_passes
+
+SEED = 0
+# By device: the sides of a copied tensor, in bytes, and of the matrices that are multiplied. They
+# are larger than caches, and on a CPU small enough for a measurement in each round.
+COPIED_BYTES = {"cpu": 2**28, "cuda": 2**31}
+MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One workload, on a device, with its models."""
+
+    model: LPD
+    tokenizer: VQTokenizer
+    device: torch.device
+    bf16: bool
+    cfg: float
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What linear layers are computed in."""
+        return torch.bfloat16 if self.bf16 else torch.float32
+
+    def generator(self, batch_size: int, execution: ExecutionOptions) -> ImageGenerator:
+        """A generator of these models."""
+        return ImageGenerator(
+            self.model,
+            self.tokenizer,
+            batch_size=batch_size,
+            bf16=self.bf16,
+            backend=execution.backend,
+            cuda_graphs=execution.cuda_graphs,
+        )
+
+    def generation(
+        self, generator: ImageGenerator, source: PlanSource, batch_size: int
+    ) -> Callable[[], Tensor]:
+        """A batch from labels to pixels, as a function to time that gives its codes."""
+        plan = source.plan(SEED, np.arange(batch_size))
+        return lambda: generator.run(self.prepared(generator, plan)).codes
+
+    def prepared(self, generator: ImageGenerator, plan: DecodePlan) -> DecodeInputs:
+        """A batch as the device takes it."""
+        indices = np.arange(len(plan))
+        return generator.prepare(
+            indices % generator.num_classes,
+            plan,
+            seed=SEED,
+            image_indices=indices,
+            sampling=SamplingConfig(cfg=self.cfg),
+        )
+
+    def works(self, group_sizes: tuple[int, ...], batch_size: int) -> list[Work]:
+        """What each pass must move and compute."""
+        return list(
+            work_of_passes(
+                self.model.config,
+                group_sizes,
+                num_sequences=batch_size * (1 if self.cfg == 1 else 2),
+                itemsize=self.dtype.itemsize,
+            )
+        )
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def seconds(self, run: Callable[[], object]) -> float:
+        """How long a run takes."""
+        self.synchronize()
+        start = time.perf_counter()
+        run()
+        self.synchronize()
+        return time.perf_counter() - start
+
+
+@dataclass(kw_only=True)
+class Step:
+    """Something that has its turn in each round."""
+
+    run: Callable[[], object]
+    rounds: int
+    first: float | None = None
+    """Seconds of the first run before the rounds."""
+    seconds: list[float] = field(default_factory=list)
+    """Of each round."""
+
+    def warm_up(self, case: Case, count: int) -> None:
+        """Run before the rounds."""
+        for _ in range(count):
+            seconds = case.seconds(self.run)
+            self.first = seconds if self.first is None else self.first
+
+    def times(self) -> Times:
+        """In milliseconds."""
+        milliseconds = [1e3 * each for each in self.seconds]
+        low, _, high = (
+            statistics.quantiles(milliseconds, n=4, method="inclusive")
+            if len(milliseconds) > 1
+            else milliseconds * 3
+        )
+        return Times(
+            median=statistics.median(milliseconds), low=low, high=high, runs=len(milliseconds)
+        )
+
+
+def take_turns(case: Case, steps: list[Step]) -> None:
+    """Run all rounds. What has fewer turns than there are rounds has them evenly spread."""
+    num_rounds = max(step.rounds for step in steps)
+    for number in range(num_rounds):
+        for step in steps:
+            if (number + 1) * step.rounds // num_rounds > number * step.rounds // num_rounds:
+                step.seconds.append(case.seconds(step.run))
+
+
+def random_models(config: LPDConfig, device: torch.device) -> tuple[LPD, VQTokenizer]:
+    """A transformer and the published tokenizer's network, with random weights."""
+    torch.manual_seed(SEED)
+    with torch.device("meta"):
+        model = LPD(config)
+    model.to_empty(device=device)
+    model.init_weights()
+    tokenizer = VQTokenizer(VQGAN(VQGANConfig()), sha256="", device=device)
+    return model.eval().requires_grad_(False), tokenizer
+
+
+def ceilings(case: Case, rounds: int) -> tuple[Step, Step, float, float]:
+    """A copy and a matrix product to time, and the bytes and operations of one run."""
+    count, side = COPIED_BYTES[case.device.type] // 4, MATRIX_SIDE[case.device.type]
+    source = torch.zeros(count, device=case.device)
+    target = torch.zeros_like(source)
+    matrix = torch.randn(side, side, device=case.device).to(case.dtype)
+    product = torch.empty_like(matrix)
+    copy = Step(run=lambda: target.copy_(source), rounds=rounds)
+    matmul = Step(run=lambda: torch.mm(matrix, matrix, out=product), rounds=rounds)
+    return copy, matmul, 2.0 * COPIED_BYTES[case.device.type], 2.0 * side**3
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: allocated on the GPU at most, or resident in the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 2**10
+    )
