@@ -27,11 +27,12 @@ from tqdm import tqdm
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.evaluation.features import FeatureExtractor
-from lpd.evaluation.pending import HostCopy, Mark, mark, one_behind, seconds_between
+from lpd.evaluation.pending import HostCopy, one_behind
 from lpd.evaluation.setting import Setting
 from lpd.evaluation.statistics import Extraction, FeatureBatch
 from lpd.files import atomic_path
 from lpd.generation import ImageGenerator, slices
+from lpd.marks import Mark, mark, seconds_between
 from lpd.sampling.config import SamplingConfig
 from lpd.sampling.sampler import DecodeInputs
 

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from lpd.errors import InputError
 from lpd.evaluation.features import FeatureExtractor
-from lpd.evaluation.pending import HostCopy, mark, one_behind
+from lpd.evaluation.pending import HostCopy, one_behind
+from lpd.marks import mark
 
 Float64Array = npt.NDArray[np.float64]
 

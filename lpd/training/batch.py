@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from lpd.data.code_cache import CodeCache
 from lpd.distributed import World
 from lpd.errors import InputError
+from lpd.marks import Mark, mark
 from lpd.orders.group_sizes import GroupSizes
 from lpd.randomness import Stream, generator
 
@@ -134,26 +135,6 @@ class BatchSource:
         return batch
 
 
-class CopyEvent(Protocol):
-    """A place in the device's queue of work, as :class:`torch.cuda.Event` is."""
-
-    def record(self) -> None:
-        """Put it behind everything that was asked of the device."""
-
-    def synchronize(self) -> None:
-        """Wait until the device has come to where it was put last; not at all if it never was."""
-
-
-class _AlreadyDone:
-    """The event of a device that is the host: whatever was asked of it is done."""
-
-    def record(self) -> None:
-        pass
-
-    def synchronize(self) -> None:
-        pass
-
-
 class Prefetcher:
     """Hands out batches on the device, making the next one in a thread meanwhile.
 
@@ -161,19 +142,17 @@ class Prefetcher:
     """
 
     def __init__(
-        self, source: BatchSource, make_event: Callable[[], CopyEvent] | None = None
+        self, source: BatchSource, make_mark: Callable[[torch.device], Mark] = mark
     ) -> None:
         """Args:
         source: makes the batches.
-        make_event: makes what tells when a copy to the device is done; by default that of the
-            source's device.
+        make_mark: tells when a copy to the device is done.
         """
         self._source = source
         self._device = source.world.device
-        if make_event is None:
-            make_event = torch.cuda.Event if self._device.type == "cuda" else _AlreadyDone
+        self._make_mark = make_mark
         self._buffers = [source.buffers() for _ in range(2)]
-        self._copied = [make_event() for _ in self._buffers]
+        self._copied: list[Mark | None] = [None, None]
         self._pool = ThreadPoolExecutor(1)
         self._next: tuple[int, Future[Batch]] | None = None
 
@@ -193,10 +172,12 @@ class Prefetcher:
         batch = self._next[1].result()
         self._next = step + 1, self._pool.submit(self._make, step + 1)
         on_device = batch.to(self._device)
-        self._copied[step % 2].record()
+        self._copied[step % 2] = self._make_mark(self._device)
         return on_device
 
     def _make(self, step: int) -> Batch:
         # The device may still be copying what was made in this memory two steps ago.
-        self._copied[step % 2].synchronize()
+        copied = self._copied[step % 2]
+        if copied is not None:
+            copied.synchronize()
         return self._source.batch(step, self._buffers[step % 2])

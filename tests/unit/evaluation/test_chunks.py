@@ -142,7 +142,7 @@ def test_seconds_are_told_apart_by_the_clock(make_maker, tmp_path, monkeypatch):
 
         return timed
 
-    monkeypatch.setattr("lpd.evaluation.pending.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("lpd.marks.time.perf_counter", lambda: now[0])
     monkeypatch.setattr(ImageGenerator, "run", takes(1, ImageGenerator.run))
     monkeypatch.setattr(Classifier, "forward", takes(0.25, Classifier.forward))
     monkeypatch.setattr(

@@ -10,11 +10,12 @@ from torch.utils import _pytree
 
 from lpd.distributed import World
 from lpd.evaluation.chunks import Chunk, ChunkMaker, chunk_tasks
-from lpd.evaluation.pending import HostCopy, mark, one_behind, seconds_between
+from lpd.evaluation.pending import HostCopy, one_behind
 from lpd.evaluation.setting import Setting
 from lpd.evaluation.statistics import extract
 from lpd.evaluation.sweep import share_elsewhere
 from lpd.generation import Generated, ImageGenerator
+from lpd.marks import mark, seconds_between
 from lpd.orders.group_sizes import make_group_sizes
 from lpd.orders.registry import OrderConfig
 from lpd.orders.request import PlanSource
@@ -160,7 +161,7 @@ class TestHostCopy:
 
 def test_marks_of_a_cpu_read_the_clock(monkeypatch):
     now = iter([1.0, 3.5])
-    monkeypatch.setattr("lpd.evaluation.pending.time.perf_counter", lambda: next(now))
+    monkeypatch.setattr("lpd.marks.time.perf_counter", lambda: next(now))
     start, end = mark(CPU), mark(CPU)
     end.synchronize()
     assert seconds_between(start, end) == 2.5

@@ -91,15 +91,11 @@ def test_prefetching_changes_nothing(small_cache: Path) -> None:
 
 
 class CopyUnderWay:
-    """An event of a device that copies slowly: done only when the test says so."""
+    """A mark of a device that copies slowly: done only when the test says so."""
 
     def __init__(self) -> None:
         self.done = threading.Event()
-        self.done.set()
         self.waited_for = threading.Event()
-
-    def record(self) -> None:
-        self.done.clear()
 
     def synchronize(self) -> None:
         if not self.done.is_set():
@@ -109,24 +105,23 @@ class CopyUnderWay:
 
 def test_a_buffer_is_filled_anew_only_when_its_copy_is_done(small_cache: Path) -> None:
     plain = source(small_cache, batch_size=8, world=World())
-    events: list[CopyUnderWay] = []
+    marks: list[CopyUnderWay] = []
 
-    def make_event() -> CopyUnderWay:
-        events.append(CopyUnderWay())
-        return events[-1]
+    def make_mark(device: torch.device) -> CopyUnderWay:
+        marks.append(CopyUnderWay())
+        return marks[-1]
 
-    with Prefetcher(source(small_cache, batch_size=8, world=World()), make_event) as prefetched:
+    with Prefetcher(source(small_cache, batch_size=8, world=World()), make_mark) as prefetched:
         current = prefetched.batch(0)  # on a CPU this is the buffer itself
         for step in range(1, 6):
             previous, current = current, prefetched.batch(step)
             # The thread is at the next step, in the previous one's buffer, and has to wait.
-            copying = events[(step - 1) % 2]
+            copying = marks[step - 1]
             assert copying.waited_for.wait(timeout=60)
             expected = plain.batch(step - 1)
             assert torch.equal(previous.tokens, expected.tokens)
             assert torch.equal(previous.condition, expected.condition)
             assert torch.equal(previous.orders, expected.orders)
-            copying.waited_for.clear()
             copying.done.set()
 
 
