@@ -112,9 +112,11 @@ class CacheWriter:
         files = self.path / FILES_NAME
         if files.is_file() and files.read_bytes() != self.index.files_text():
             raise InputError(f"{files} is not the list that {META_NAME} was made for; {remedy}")
-        labels = self.path / LABELS_NAME
-        if labels.is_file() and not np.array_equal(_load_array(labels), self.index.labels):
-            raise InputError(f"{labels} does not hold the labels of {FILES_NAME}; {remedy}")
+        file = self.path / LABELS_NAME
+        if file.is_file():
+            labels = _load_array(file)
+            if labels.dtype != np.int64 or not np.array_equal(labels, self.index.labels):
+                raise InputError(f"{file} does not hold the labels of {FILES_NAME}; {remedy}")
 
     def write_index(self) -> None:
         """Write the parts of the index that are not there yet."""
@@ -278,9 +280,13 @@ class ShardedCache(CodeCache):
         if hashlib.sha256(files).hexdigest() != meta["files_sha256"]:
             raise InputError(f"{path / FILES_NAME} is damaged; make the cache anew")
         self.files = files.decode("utf-8", "surrogateescape").split("\n")[:-1]
+        if len(self.files) != num_images:
+            raise InputError(
+                f"{path / META_NAME} says {num_images} images, {FILES_NAME} has {len(self.files)}; "
+                "make the cache anew"
+            )
         self.labels = _load_array(path / LABELS_NAME)
-        if self.labels.shape != (num_images,):
-            raise InputError(f"{path / LABELS_NAME} is damaged; make the cache anew")
+        self._check_labels()
         self._shards = [_load_array(file, mmap=True) for file in shard_files]
         self.num_positions = self._shards[0].shape[-1]
         for shard, (codes, file) in enumerate(zip(self._shards, shard_files, strict=True)):
@@ -290,6 +296,37 @@ class ShardedCache(CodeCache):
                     f"{file} holds {codes.dtype} {list(codes.shape)}, expected uint16 "
                     f"{list(shape)}; remove it and run main_cache.py again"
                 )
+
+    def _check_labels(self) -> None:
+        """Check that every label is the number of the class folder that its file is in.
+
+        Raises:
+            InputError: one is not; names the first such row.
+        """
+        file = self.path / LABELS_NAME
+        remedy = f"remove {LABELS_NAME} and run main_cache.py again"
+        if self.labels.dtype != np.int64 or self.labels.shape != (len(self.files),):
+            raise InputError(
+                f"{file} holds {self.labels.dtype} {list(self.labels.shape)} from row 0 on, "
+                f"expected int64 [{len(self.files)}]; {remedy}"
+            )
+        classes = {name: label for label, name in enumerate(self.class_names)}
+        folders = (name.partition("/")[0] for name in self.files)
+        expected = np.fromiter((classes.get(folder, -1) for folder in folders), np.int64)  # (n,)
+        wrong = (self.labels != expected) | (expected < 0)
+        if not wrong.any():
+            return
+        row = int(wrong.argmax())
+        if expected[row] < 0:
+            raise InputError(
+                f"{self.path / META_NAME} has no class for {self.files[row]} (row {row} of "
+                f"{FILES_NAME}); make the cache anew"
+            )
+        raise InputError(
+            f"{file} holds the label {self.labels[row]} for {self.files[row]} (row {row}), "
+            f"expected {expected[row]}, its folder's place among the {self.num_classes} classes; "
+            f"{remedy}"
+        )
 
     @cached_property
     def readable(self) -> npt.NDArray[np.int64]:

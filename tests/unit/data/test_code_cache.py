@@ -1,5 +1,6 @@
 import json
 import tempfile
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -13,6 +14,7 @@ from lpd.data.code_cache import SHARD_IMAGES, UNREADABLE, CacheIndex, CacheWrite
 from lpd.data.published_cache import open_cache
 
 VOCAB = 1000
+CLASSES = ("ant", "bee", "cat")
 
 
 def make_index(num_images: int, **changes) -> CacheIndex:
@@ -21,8 +23,8 @@ def make_index(num_images: int, **changes) -> CacheIndex:
         "image_size": 8,
         "vocab_size": VOCAB,
         "tokenizer_sha256": "aa" * 32,
-        "class_names": ("ant", "bee", "cat"),
-        "files": tuple(f"{'abc'[label]}/{i}.png" for i, label in enumerate(labels)),
+        "class_names": CLASSES,
+        "files": tuple(f"{CLASSES[label]}/{i}.png" for i, label in enumerate(labels)),
         "labels": labels,
     }
     return CacheIndex(**{**values, **changes})
@@ -118,8 +120,8 @@ def test_files_are_as_documented(tmp_path: Path) -> None:
 
 
 def test_names_that_are_not_utf8_survive(tmp_path: Path) -> None:
-    names = ("a/caf\udce9.png", "a/日本.png")
-    index = make_index(2, files=names)
+    names = ("ant/caf\udce9.png", "ant/日本.png")
+    index = make_index(2, files=names, labels=np.zeros(2, dtype=np.int64))
     writer = CacheWriter(tmp_path / "new", index)
     writer.write_index()
     writer.check()
@@ -219,6 +221,70 @@ def test_damaged_cache_is_not_opened(cache_path: Path, tmp_path: Path) -> None:
         open_cache(cache_path)
 
 
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (np.arange(10) / 4, r"holds float64 \[10\] from row 0 on, expected int64 \[10\]"),
+        (np.array(["ant"] * 10), r"holds <U3 \[10\]"),
+        (np.array([0, 0, 0, 0, 1, 1, 1, 2, 2, 2], dtype=np.int32), r"holds int32 \[10\]"),
+        (np.zeros((10, 1), dtype=np.int64), r"holds int64 \[10, 1\]"),
+        (
+            np.array([0, 0, 0, 0, 1, 1, 1, 2, 3, 0]),
+            r"label 3 for cat/8\.png \(row 8\), expected 2, its folder's place among the 3 classes",
+        ),
+        (np.array([-1] * 10), r"label -1 for ant/0\.png \(row 0\), expected 0"),
+        (np.array([0, 0, 0, 0, 1, 2, 1, 2, 2, 2]), r"label 2 for bee/5\.png \(row 5\), expected 1"),
+    ],
+)
+def test_labels_that_are_not_those_of_the_folders_are_refused(
+    cache_path: Path, labels: np.ndarray, words: str
+) -> None:
+    np.save(cache_path / "labels.npy", labels)
+    with pytest.raises(ValueError, match=rf"labels\.npy .*{words}.*; remove labels\.npy and run"):
+        open_cache(cache_path)
+    # Nor are they gone on with; and the remedy is one.
+    writer = CacheWriter(cache_path, make_index(10))
+    with pytest.raises(ValueError, match=r"labels\.npy does not hold the labels of files\.txt"):
+        writer.check()
+    (cache_path / "labels.npy").unlink()
+    writer.check()
+    writer.write_index()
+    np.testing.assert_array_equal(open_cache(cache_path).labels, make_index(10).labels)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"class_names": ["ant", "cat"]}, r"no class for bee/4\.png \(row 4 of files\.txt\)"),
+        ({"num_images": 9}, r"says 9 images, files\.txt has 10"),
+    ],
+)
+def test_a_meta_file_that_does_not_fit_the_list_is_refused(
+    cache_path: Path, changes: dict[str, object], words: str
+) -> None:
+    meta = json.loads((cache_path / "meta.json").read_text())
+    (cache_path / "meta.json").write_text(json.dumps(meta | changes))
+    with pytest.raises(ValueError, match=rf"meta\.json .*{words}.*; make the cache anew"):
+        open_cache(cache_path)
+
+
+@pytest.mark.slow
+def test_labels_of_a_million_images_are_checked_quickly(tmp_path: Path) -> None:
+    labels = np.arange(1_280_000) // 1280
+    names = tuple(f"n{label:08d}" for label in range(1000))
+    files = tuple(f"{names[label]}/{names[label]}_{i}.JPEG" for i, label in enumerate(labels))
+    index = make_index(3, class_names=names, files=files, labels=labels)
+    CacheWriter(tmp_path / "big", index).write_index()
+    for shard in range(157):
+        (tmp_path / "big" / f"codes_{shard:05d}.npy").touch()
+    labels[-1] = 0
+    np.save(tmp_path / "big" / "labels.npy", labels)
+    start = time.process_time()
+    with pytest.raises(ValueError, match=r"label 0 for n00000999/.*\(row 1279999\), expected 999"):
+        open_cache(tmp_path / "big")
+    assert time.process_time() - start < 5  # 0.6 s; a busy machine may take longer
+
+
 def test_codes_outside_the_vocabulary_are_named(cache_path: Path) -> None:
     codes = np.load(cache_path / "codes_00001.npy")
     codes[2] = UNREADABLE
@@ -228,7 +294,7 @@ def test_codes_outside_the_vocabulary_are_named(cache_path: Path) -> None:
     assert 6 not in cache.readable
     cache.get(np.array([5, 7]), np.array([True, False]))
     for row, flip in ((6, False), (7, True)):
-        with pytest.raises(ValueError, match=rf"outside its vocabulary of 1000 for ./{row}\.png"):
+        with pytest.raises(ValueError, match=rf"outside its vocabulary of 1000 for \w+/{row}\.png"):
             cache.get(np.array([0, row]), np.array([True, flip]))
 
 
