@@ -1,12 +1,15 @@
 """Fixtures shared by the tests."""
 
+import dataclasses
 import functools
 import multiprocessing
 import os
 import re
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from lpd.data.code_cache import UNREADABLE, CacheIndex, CacheWriter
+from lpd.distributed import World
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
 from lpd.weights import save_pretrained
@@ -41,6 +45,47 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[[], str]:
         return " ".join(re.sub("[\u2500-\u257f]", " ", capsys.readouterr().err).split())
 
     return said
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ThreadWorld(World):
+    """A process of a run that is a thread of this one."""
+
+    meeting: threading.Barrier
+    board: list[object]
+
+    def barrier(self) -> None:
+        self.meeting.wait(timeout=60)
+
+    def gather(self, value: object) -> list[object]:
+        self.board[self.rank] = value
+        self.barrier()
+        values = list(self.board)
+        self.barrier()
+        return values
+
+    def broadcast(self, value: object) -> object:
+        return self.gather(value)[0]
+
+
+@pytest.fixture(scope="session")
+def in_threads() -> Callable[[Callable[[World], object], int], list[object]]:
+    """Runs a function in a world of some size, made of threads; gives results by rank."""
+
+    def in_threads(function: Callable[[World], object], size: int) -> list[object]:
+        meeting, board = threading.Barrier(size), [None] * size
+
+        def run(rank: int) -> object:
+            try:
+                return function(ThreadWorld(rank=rank, size=size, meeting=meeting, board=board))
+            except BaseException:
+                meeting.abort()
+                raise
+
+        with ThreadPoolExecutor(size) as pool:
+            return [each.result() for each in [pool.submit(run, rank) for rank in range(size)]]
+
+    return in_threads
 
 
 @pytest.fixture

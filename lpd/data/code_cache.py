@@ -21,8 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.files import atomic_path, read_json, write_json
+from lpd.hashes import hash_files
 from lpd.options import defaults
 from lpd.provenance import Origin, missing
 
@@ -67,7 +69,7 @@ class CacheIndex:
 
     def files_text(self) -> bytes:
         """The content of ``files.txt``."""
-        return _files_text(self.files)
+        return files_text(self.files)
 
     def meta(self) -> dict[str, Any]:
         """The content of ``meta.json``."""
@@ -184,12 +186,26 @@ class CodeCache(ABC):
     @cached_property
     def files_sha256(self) -> str:
         """Of the list of files: two caches with the same one hold the same images and labels."""
-        return hashlib.sha256(_files_text(self.files)).hexdigest()
+        return hashlib.sha256(files_text(self.files)).hexdigest()
 
     @cached_property
     def readable(self) -> npt.NDArray[np.int64]:
         """The rows that have codes, in order; the others' images could not be read."""
         return np.arange(self.num_images)
+
+    @abstractmethod
+    def content_sha256(self, world: World) -> str:
+        """A hash of what is learned from this cache: the same for any number of processes.
+
+        ``files_sha256`` tells other images; this tells other labels or codes of the same images. It
+        reads the files anew and keeps nothing: a caller asks once.
+
+        Args:
+            world: the run's processes, which share the work; all of them call this together.
+
+        Raises:
+            InputError: a file cannot be read; raised on all processes.
+        """
 
     def check(self, *, image_size: int | None = None, tokenizer_sha256: str | None = None) -> None:
         """Check that the cache is for an image size, or from a tokenizer, where they are given.
@@ -269,7 +285,7 @@ class ShardedCache(CodeCache):
         self.tokenizer_sha256 = meta["tokenizer_sha256"]
         self.class_names = tuple(meta["class_names"])
         num_images = meta["num_images"]
-        shard_files = _shard_files(path, num_images)
+        self._shard_files = shard_files = _shard_files(path, num_images)
         lacking = missing((path / FILES_NAME, path / LABELS_NAME, *shard_files))
         if lacking:
             raise InputError(
@@ -338,6 +354,15 @@ class ShardedCache(CodeCache):
             ]
         )
 
+    def content_sha256(self, world: World) -> str:
+        """Of the bytes of ``labels.npy`` and of all shards, some seconds for a million images."""
+        files = [self.path / LABELS_NAME, *self._shard_files]
+        hashes = hash_files(files, world)
+        lines = "".join(
+            f"{hash_}  {file.name}\n" for file, hash_ in zip(files, hashes, strict=True)
+        )
+        return hashlib.sha256(lines.encode()).hexdigest()
+
     def _read(self, row: int, flipped: bool, out: npt.NDArray[np.int64]) -> None:
         shard, place = divmod(row, SHARD_IMAGES)
         out[:] = self._shards[shard][place, int(flipped)]
@@ -365,6 +390,7 @@ def _load_array(file: Path, *, mmap: bool = False) -> npt.NDArray[Any]:
     return np.asarray(array)
 
 
-def _files_text(files: Sequence[str]) -> bytes:
+def files_text(files: Sequence[str]) -> bytes:
+    """The content of ``files.txt``: a name a line."""
     # File names are bytes that need not be UTF-8; surrogateescape keeps them as they are.
     return "".join(f"{name}\n" for name in files).encode("utf-8", "surrogateescape")

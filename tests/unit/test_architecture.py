@@ -13,6 +13,7 @@ LAYERS = [
     ["lpd.errors", "lpd.launcher", "lpd.ahead", "lpd.marks"],
     ["lpd.options", "lpd.files"],
     ["lpd.cli", "lpd.provenance", "lpd.randomness", "lpd.weights", "lpd.distributed"],
+    ["lpd.hashes"],
     ["lpd.tokenizer"],
     ["lpd.data"],
     ["lpd.orders"],

@@ -1,8 +1,7 @@
 import dataclasses
+import functools
 import multiprocessing
 import shutil
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
@@ -79,42 +78,6 @@ def whole_cache(images: Path, tokenizer_folder: Path, tmp_path_factory) -> Path:
     return path
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ThreadWorld(World):
-    """A process of a run that is a thread of this one."""
-
-    meeting: threading.Barrier
-    board: list[object]
-
-    def barrier(self) -> None:
-        self.meeting.wait(timeout=60)
-
-    def gather(self, value: object) -> list[object]:
-        self.board[self.rank] = value
-        self.barrier()
-        values = list(self.board)
-        self.barrier()
-        return values
-
-    def broadcast(self, value: object) -> object:
-        return self.gather(value)[0]
-
-
-def run_in_threads(config: CacheConfig, size: int) -> None:
-    meeting, board = threading.Barrier(size), [None] * size
-
-    def run(rank: int) -> None:
-        try:
-            run_caching(config, ThreadWorld(rank=rank, size=size, meeting=meeting, board=board))
-        except BaseException:
-            meeting.abort()
-            raise
-
-    with ThreadPoolExecutor(size) as pool:
-        for result in [pool.submit(run, rank) for rank in range(size)]:
-            result.result()
-
-
 def content(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in path.iterdir()}
 
@@ -139,9 +102,9 @@ def test_cache_holds_the_codes_of_the_crops(whole_cache: Path, config: CacheConf
 
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_any_number_of_processes_gives_the_same_bytes(
-    whole_cache: Path, config: CacheConfig, size: int
+    whole_cache: Path, config: CacheConfig, in_threads, size: int
 ) -> None:
-    run_in_threads(config, size)
+    in_threads(functools.partial(run_caching, config), size)
     assert content(config.cached_path) == content(whole_cache)
 
 
@@ -159,7 +122,13 @@ def test_workers_give_the_same_bytes(whole_cache: Path, config: CacheConfig) -> 
     size=st.integers(1, 3),
 )
 def test_resume_makes_what_is_missing_and_nothing_else(
-    whole_cache: Path, images: Path, tokenizer_folder: Path, tmp_path_factory, lost, size
+    whole_cache: Path,
+    images: Path,
+    tokenizer_folder: Path,
+    tmp_path_factory,
+    in_threads,
+    lost,
+    size,
 ) -> None:
     path = tmp_path_factory.mktemp("part") / "cache"
     shutil.copytree(whole_cache, path)
@@ -174,7 +143,7 @@ def test_resume_makes_what_is_missing_and_nothing_else(
         batch_size=3,
         num_workers=0,
     )
-    run_in_threads(config, size)
+    in_threads(functools.partial(run_caching, config), size)
     assert content(path) == content(whole_cache)
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
 
@@ -239,11 +208,11 @@ def test_unreadable_image_stops_and_is_named(
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_unreadable_images_can_be_skipped(
-    whole_cache: Path, config: CacheConfig, tmp_path: Path, capsys, size: int
+    whole_cache: Path, config: CacheConfig, tmp_path: Path, capsys, in_threads, size: int
 ) -> None:
     names = damage(config.data_path, tmp_path / "copy", (0, 6, 7))
     config = dataclasses.replace(config, data_path=tmp_path / "copy", skip_unreadable=True)
-    run_in_threads(config, size)
+    in_threads(functools.partial(run_caching, config), size)
     out = capsys.readouterr().out
     assert "cached 8 images" in out
     assert "3 images could not be read" in out
@@ -295,7 +264,7 @@ def test_bad_input_is_named_before_anything_is_written(
 
 @pytest.mark.parametrize("size", [1, 2])
 def test_another_cache_is_not_written_to(
-    whole_cache: Path, config: CacheConfig, tmp_path: Path, size: int
+    whole_cache: Path, config: CacheConfig, tmp_path: Path, in_threads, size: int
 ) -> None:
     shutil.copytree(whole_cache, config.cached_path)
     before = content(config.cached_path)
@@ -309,5 +278,5 @@ def test_another_cache_is_not_written_to(
         ),
     ):
         with pytest.raises(ValueError, match=words):
-            run_in_threads(dataclasses.replace(config, **change), size)
+            in_threads(functools.partial(run_caching, dataclasses.replace(config, **change)), size)
         assert content(config.cached_path) == before

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lpd import hashes
 from lpd.data import code_cache
 from lpd.data.code_cache import SHARD_IMAGES, UNREADABLE, CacheIndex, CacheWriter
 from lpd.data.published_cache import open_cache
+from lpd.distributed import World
 
 VOCAB = 1000
 CLASSES = ("ant", "bee", "cat")
@@ -306,3 +308,63 @@ def test_check_names_what_does_not_fit(cache_path: Path) -> None:
         cache.check(image_size=256)
     with pytest.raises(ValueError, match="made with another tokenizer"):
         cache.check(tokenizer_sha256="cc" * 32)
+
+
+@pytest.mark.parametrize("name", ["labels.npy", "codes_00000.npy", "codes_00002.npy"])
+def test_content_hash_tells_other_codes_and_labels_of_the_same_files(
+    cache_path: Path, name: str
+) -> None:
+    cache = open_cache(cache_path)
+    before = cache.content_sha256(World())
+    assert open_cache(cache_path).content_sha256(World()) == before
+    array = np.load(cache_path / name)
+    array.reshape(-1)[-1] ^= 1
+    np.save(cache_path / name, array)
+    assert cache.content_sha256(World()) != before
+
+
+def test_content_hash_tells_codes_that_changed_places(cache_path: Path) -> None:
+    before = open_cache(cache_path).content_sha256(World())
+    first, second = (cache_path / f"codes_0000{k}.npy" for k in (0, 1))
+    first.rename(cache_path / "aside")
+    second.rename(first)
+    (cache_path / "aside").rename(second)
+    assert open_cache(cache_path).content_sha256(World()) != before
+
+
+@pytest.mark.parametrize("size", [2, 3, 5])
+def test_content_hash_is_one_for_any_number_of_processes(
+    cache_path: Path, in_threads, size: int
+) -> None:
+    alone = open_cache(cache_path).content_sha256(World())
+    with mock.patch.object(hashes, "sha256_of_file", wraps=hashes.sha256_of_file) as read:
+        assert in_threads(open_cache(cache_path).content_sha256, size) == [alone] * size
+    assert read.call_count == 4  # each file once: labels and three shards
+
+
+def test_content_hash_writes_nothing(cache_path: Path) -> None:
+    def state() -> dict[str, tuple[bytes, int]]:
+        files = [*cache_path.iterdir(), cache_path.parent]
+        return {
+            f.name: (f.read_bytes() if f.is_file() else b"", f.stat().st_mtime_ns) for f in files
+        }
+
+    before = state()
+    open_cache(cache_path).content_sha256(World())
+    assert state() == before
+
+
+def test_content_hash_of_a_lost_file_ends_all_processes(cache_path: Path, in_threads) -> None:
+    cache = open_cache(cache_path)
+    (cache_path / "codes_00001.npy").unlink()
+    ends = []
+
+    def hash_and_keep_the_end(world: World) -> None:
+        with pytest.raises(
+            ValueError, match=r"cannot read .*codes_00001\.npy: No such file"
+        ) as end:
+            cache.content_sha256(world)
+        ends.append(end)
+
+    in_threads(hash_and_keep_the_end, 2)
+    assert len(ends) == 2

@@ -7,6 +7,7 @@ import pytest
 
 from lpd.data import code_cache
 from lpd.data.published_cache import PublishedCache, convert_published, open_cache
+from lpd.distributed import World
 from lpd.tokenizer.vqgan import VQGANConfig
 
 
@@ -96,3 +97,12 @@ def test_odd_published_caches_are_refused(published_path: Path) -> None:
     np.savez(published_path / "n0" / "n0_0.JPEG.npz", indices=np.arange(5))
     with pytest.raises(ValueError, match=r"are 5, no square grid"):
         open_cache(published_path)
+
+
+def test_content_hash_is_of_labels_and_names(published_path: Path, in_threads) -> None:
+    before = PublishedCache(published_path).content_sha256(World())
+    assert in_threads(PublishedCache(published_path).content_sha256, 2) == [before, before]
+    np.savez(published_path / "n1" / "n1_4.JPEG.npz", indices=np.arange(4))  # not looked at
+    assert PublishedCache(published_path).content_sha256(World()) == before
+    (published_path / "n2").rename(published_path / "n1x")
+    assert PublishedCache(published_path).content_sha256(World()) != before
