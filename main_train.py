@@ -14,7 +14,7 @@ INTERRUPTED = 130
 def run(config: TrainConfig) -> int:
     """Train to the end, or until told to stop. Returns the exit code."""
     # Not before the flags are read: torch takes seconds to import, and --help has no use for it.
-    from lpd.distributed import join_world
+    from lpd.distributed import alone_in, join_world
     from lpd.training.setup import TrainingSetup
     from lpd.training.trainer import Trainer
 
@@ -24,12 +24,14 @@ def run(config: TrainConfig) -> int:
             if world.is_main:
                 print(f"the training in {config.output_dir} is complete already")
             return 0
-        trainer = Trainer(setup)
+        trainer = Trainer(setup, warn=cli.warn)
         if world.is_main:
             print(trainer.summary())
-        if trainer.train():
+        with alone_in(config.output_dir, "a training", world):
+            complete = trainer.train()
+        if complete:
             if world.is_main:
-                print(f"trained: {setup.exported_model}")
+                print(f"trained: {setup.exported_model}{trainer.reservation()}")
             return 0
         if world.is_main:
             print(f"stopped after step {trainer.step}; the same command goes on from there")

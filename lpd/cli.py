@@ -75,6 +75,11 @@ def command() -> Iterator[None]:
         sys.exit(130)
 
 
+def warn(line: str) -> None:
+    """Tell the user of something on standard error, in a line of its own."""
+    _say(f"warning: {' '.join(line.split())}")
+
+
 def _say(line: str) -> None:
     program = os.path.basename(sys.argv[0])  # noqa: PTH119
     sys.stderr.write(f"{program}: {line}\n")

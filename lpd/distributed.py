@@ -5,9 +5,13 @@ made. Code outside this file asks a :class:`World` and works for both.
 """
 
 import contextlib
+import dataclasses
 import datetime
+import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +20,12 @@ from torch import Tensor
 
 from lpd import launcher
 from lpd.errors import InputError
+from lpd.files import LOCK_NAME, only_user_of
 
 # Rank 0 may write, hash or compute metrics for long while the others wait at a barrier.
 _TIMEOUT = datetime.timedelta(hours=2)
+# Of what one machine writes to another; network file systems look again after a minute at most.
+_SHOWN_WITHIN_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +38,8 @@ class World:
     """How many processes there are."""
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     """Where this process computes."""
+    group: dist.ProcessGroup | None = None
+    """The connections between the processes; None for those that the run has anyway."""
 
     @property
     def is_main(self) -> bool:
@@ -41,17 +50,25 @@ class World:
         """This process's part of ``range(count)``: every size-th, starting at rank."""
         return range(self.rank, count, self.size)
 
+    def apart(self) -> "World":
+        """The same processes, with connections of their own for what a thread exchanges beside the
+        rest of the run; all processes call this together."""
+        if self.size == 1:
+            return self
+        group = dist.new_group(backend="gloo", timeout=_TIMEOUT)
+        return dataclasses.replace(self, group=group)
+
     def barrier(self) -> None:
         """Wait until every process is here. No device is waited for."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(group=self.group)
 
     def mean(self, tensor: Tensor) -> Tensor:
         """The mean of ``tensor`` over all processes, on all of them."""
         if self.size == 1:
             return tensor
         total = tensor.clone()
-        dist.all_reduce(total)
+        dist.all_reduce(total, group=self.group)
         return total / self.size
 
     def any(self, flag: bool) -> bool:
@@ -59,7 +76,7 @@ class World:
         if self.size == 1:
             return flag
         flags = torch.tensor(int(flag))
-        dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+        dist.all_reduce(flags, op=dist.ReduceOp.MAX, group=self.group)
         return bool(flags.item())
 
     def broadcast(self, value: Any) -> Any:
@@ -67,7 +84,7 @@ class World:
         if self.size == 1:
             return value
         values = [value]
-        dist.broadcast_object_list(values, src=0, device=torch.device("cpu"))
+        dist.broadcast_object_list(values, src=0, device=torch.device("cpu"), group=self.group)
         return values[0]
 
     def agree(self, error: InputError | None) -> None:
@@ -81,12 +98,26 @@ class World:
             if message is not None:
                 raise InputError(message)
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """A block that all processes leave together, with an error if one of them has one.
+
+        Raises:
+            InputError: the first process's error.
+        """
+        error = None
+        try:
+            yield
+        except InputError as mistake:
+            error = mistake
+        self.agree(error)
+
     def gather(self, value: Any) -> list[Any]:
         """Every process's ``value``, by rank, on all processes."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group=self.group)
         return values
 
 
@@ -143,3 +174,43 @@ def join_world(device_name: str | None = None) -> Iterator[World]:
         yield world
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path, what: str, world: World) -> Iterator[None]:
+    """Be the only run that works in a folder, for the length of the block, and have all processes
+    see the same one; they call this together.
+
+    Args:
+        folder: the folder; it is made.
+        what: what works there, for the message: "a training".
+        world: the run's processes.
+
+    Raises:
+        InputError: another run works there, the system refuses to write there, or a process has
+            another folder of that name.
+    """
+    with contextlib.ExitStack() as stack:
+        holder = ""
+        with world.together():
+            if world.is_main:
+                lock = stack.enter_context(only_user_of(folder, what))
+                holder = lock.read_text(encoding="utf-8")
+        holder = world.broadcast(holder)
+        with world.together():
+            if not _sees(folder / LOCK_NAME, holder):
+                raise InputError(
+                    f"{folder} of rank {world.rank}, on {socket.gethostname()}, is not the folder "
+                    "of rank 0: give a folder on a file system that all machines share"
+                )
+        yield
+
+
+def _sees(file: Path, text: str) -> bool:
+    """Whether a file comes to hold a text: file systems show changes late to other machines."""
+    deadline = time.monotonic() + _SHOWN_WITHIN_SECONDS
+    while not file.is_file() or file.read_text(encoding="utf-8") != text:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True

@@ -1,15 +1,20 @@
-"""Files that are written whole or not at all, and their hashes."""
+"""Files that are written whole or not at all, their hashes, and who may write in a folder."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import shutil
+import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from lpd.errors import InputError
+
+LOCK_NAME = ".lock"
 
 
 @contextlib.contextmanager
@@ -69,3 +74,74 @@ def sha256_of_file(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_free_space(folder: Path, needed: int) -> None:
+    """Check that a folder, which need not exist, has room for so many bytes.
+
+    Raises:
+        InputError: it has not.
+    """
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        raise InputError(
+            f"{needed / 2**30:.2f} GiB are to be written to {folder}, but only "
+            f"{free / 2**30:.2f} GiB are free there; make room, and give the same command again"
+        )
+
+
+@contextlib.contextmanager
+def only_user_of(folder: Path, what: str) -> Iterator[Path]:
+    """Be the only process that works in a folder, for the length of the block.
+
+    The lock ends with the process, however it ends. The folder is made.
+
+    Args:
+        folder: the folder.
+        what: what works there, for the message: "a training".
+
+    Yields:
+        The lock's file, which tells who holds it.
+
+    Raises:
+        InputError: another process does, or the system refuses to write there.
+    """
+    path = folder / LOCK_NAME
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _locked(path)
+    except BlockingIOError:
+        raise InputError(
+            f"{what} is at work in {folder} already ({path.read_text(encoding='utf-8').strip()}); "
+            "wait for its end, or choose another folder"
+        ) from None
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from error
+    with file:
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, {uuid.uuid4().hex}\n")
+        file.flush()
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _locked(path: Path) -> TextIO:
+    """The open and locked file at ``path``.
+
+    Raises:
+        BlockingIOError: someone else has it locked.
+    """
+    while True:
+        file = path.open("a", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Whoever had it may have removed it meanwhile, and a lock on what is gone is none.
+            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()

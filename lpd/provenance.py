@@ -31,16 +31,25 @@ class Origin:
         """The values as they stand in a JSON file."""
         return _plain(self.values)
 
+    def differing(self, recorded: Mapping[str, Any]) -> list[str]:
+        """The names of the values that differ between a record and this."""
+        now, defaults = self.plain(), _plain(self.defaults)
+        return [
+            name
+            for name in (*now, *(recorded.keys() - now.keys()))
+            if name not in now
+            or (name not in recorded and name not in defaults)
+            or recorded.get(name, defaults.get(name)) != now[name]
+        ]
+
     def differences(self, recorded: Mapping[str, Any]) -> list[str]:
         """How a record differs from this, a phrase for each value."""
         now, defaults = self.plain(), _plain(self.defaults)
         phrases = []
-        for name in (*now, *(recorded.keys() - now.keys())):
-            was = recorded.get(name, defaults.get(name))
-            if name not in now:
-                phrases.append(f"{name} was {_short(was)}, which is not known here")
-            elif (name not in recorded and name not in defaults) or was != now[name]:
-                phrases.append(f"{name} was {_short(was)}, now {_short(now[name])}")
+        for name in self.differing(recorded):
+            was = _short(recorded.get(name, defaults.get(name)))
+            known = f"now {_short(now[name])}" if name in now else "which is not known here"
+            phrases.append(f"{name} was {was}, {known}")
         return phrases
 
     def check(self, recorded: Any, *, place: Path, remedy: str) -> None:

@@ -29,6 +29,8 @@ class Stream(enum.IntEnum):
     DROPOUT = 6  # index: step, rank. The seed of torch's dropout.
     WEIGHTS = 7  # no index. The initial weights.
     CODEBOOK = 8  # index: step. The vectors that new codes of a tokenizer in training start from.
+    ORDER_KIND = 9  # index: step. The kind of order at each place of a training's global batch.
+    TRAINING_ORDERS = 10  # no index. The seed of a training's orders, but for random ones.
 
 
 def generator(stream: Stream, seed: int, *index: int) -> np.random.Generator:

@@ -24,6 +24,8 @@ from lpd.files import atomic_path, read_json, write_json
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+CHECKPOINT_MODEL = "model"
+"""The folder of the weights in a checkpoint of a training."""
 YOUNGER = "younger"
 """Metadata of a configuration's field that earlier versions did not have."""
 
@@ -35,15 +37,24 @@ ConfigT = TypeVar("ConfigT")
 
 
 def weights_file(path: Path) -> Path:
-    """The weight file that ``path`` means: itself, or ``model.safetensors`` in a folder.
+    """The weight file that ``path`` means: itself, ``model.safetensors`` in a folder, or that of
+    the folder ``model`` in a checkpoint of a training.
 
     Raises:
         InputError: there is no such file.
     """
-    file = path / WEIGHTS_NAME if path.is_dir() else path
+    file = weights_folder(path) / WEIGHTS_NAME if path.is_dir() else path
     if not file.is_file():
         raise InputError(f"no weight file at {file}; check the path, or download the weights first")
     return file
+
+
+def weights_folder(path: Path) -> Path:
+    """The folder in which the weights are that ``path``, a folder or file, means."""
+    if not path.is_dir():
+        return path.parent
+    in_checkpoint = path / CHECKPOINT_MODEL
+    return path if (path / WEIGHTS_NAME).exists() or not in_checkpoint.is_dir() else in_checkpoint
 
 
 def load_state_dict_file(path: Path) -> dict[str, Tensor]:
@@ -129,7 +140,12 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
 
 
 def save_pretrained(folder: Path, module: nn.Module, config: Any) -> None:
-    """Write ``module`` and its ``config`` dataclass as ``model.safetensors`` and ``config.json``.
+    """Write ``module`` and its ``config`` as :func:`save_weights` does."""
+    save_weights(folder, module.state_dict(), config)
+
+
+def save_weights(folder: Path, state: Mapping[str, Tensor], config: Any) -> None:
+    """Write weights and their ``config`` dataclass as ``model.safetensors`` and ``config.json``.
 
     The weights come last, so a folder that holds them is complete. A field that is marked with
     ``YOUNGER`` is left out while it has its default, so that what does not need it can be read by
@@ -140,9 +156,9 @@ def save_pretrained(folder: Path, module: nn.Module, config: Any) -> None:
         if field.metadata.get(YOUNGER) and values[field.name] == field.default:
             del values[field.name]
     write_json(folder / CONFIG_NAME, values)
-    state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     with atomic_path(folder / WEIGHTS_NAME) as temporary:
-        safetensors.torch.save_file(state, temporary)
+        safetensors.torch.save_file(tensors, temporary)
 
 
 def find_config(path: Path, config_class: type[ConfigT]) -> ConfigT | None:
@@ -151,7 +167,7 @@ def find_config(path: Path, config_class: type[ConfigT]) -> ConfigT | None:
     Raises:
         InputError: the file is no configuration of ``config_class``.
     """
-    file = (path if path.is_dir() else path.parent) / CONFIG_NAME
+    file = weights_folder(path) / CONFIG_NAME
     if not file.is_file():
         return None
     return config_from_dict(config_class, read_json(file), str(file))

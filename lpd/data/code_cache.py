@@ -69,7 +69,7 @@ class CacheIndex:
 
     def files_text(self) -> bytes:
         """The content of ``files.txt``."""
-        return files_text(self.files)
+        return _files_text(self.files)
 
     def meta(self) -> dict[str, Any]:
         """The content of ``meta.json``."""
@@ -186,7 +186,7 @@ class CodeCache(ABC):
     @cached_property
     def files_sha256(self) -> str:
         """Of the list of files: two caches with the same one hold the same images and labels."""
-        return hashlib.sha256(files_text(self.files)).hexdigest()
+        return hashlib.sha256(_files_text(self.files)).hexdigest()
 
     @cached_property
     def readable(self) -> npt.NDArray[np.int64]:
@@ -194,11 +194,11 @@ class CodeCache(ABC):
         return np.arange(self.num_images)
 
     @abstractmethod
-    def content_sha256(self, world: World) -> str:
+    def content_sha256(self, world: World) -> str | None:
         """A hash of what is learned from this cache: the same for any number of processes.
 
         ``files_sha256`` tells other images; this tells other labels or codes of the same images. It
-        reads the files anew and keeps nothing: a caller asks once.
+        reads the files anew and keeps nothing: a caller asks once. None where it is not known.
 
         Args:
             world: the run's processes, which share the work; all of them call this together.
@@ -390,7 +390,6 @@ def _load_array(file: Path, *, mmap: bool = False) -> npt.NDArray[Any]:
     return np.asarray(array)
 
 
-def files_text(files: Sequence[str]) -> bytes:
-    """The content of ``files.txt``: a name a line."""
+def _files_text(files: Sequence[str]) -> bytes:
     # File names are bytes that need not be UTF-8; surrogateescape keeps them as they are.
     return "".join(f"{name}\n" for name in files).encode("utf-8", "surrogateescape")

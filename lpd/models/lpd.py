@@ -4,7 +4,7 @@ B images, N positions, P prefix rows (one for a class), V codebook size, D width
 raster positions 0..N-1; places are positions in generation order.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -18,6 +18,9 @@ from lpd.models.kv_cache import KVCache
 from lpd.models.layers import LAYER_NORM_EPS, Attend, Block, init_weights, lookup
 from lpd.models.stack import DecodeStack
 from lpd.weights import YOUNGER
+
+Readout = Callable[[Tensor, nn.Linear], Tensor]
+"""What is made of the (B, N, D) rows that the head reads, with the head."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +126,9 @@ class LPD(nn.Module):
         )
         self.norm = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.head = nn.Linear(dim, config.vocab_size, bias=False)
-        self.grad_checkpointing = False  # trade compute for memory in forward()
+        # Of every so many blocks forward() computes one again in the backward pass instead of
+        # keeping its activations; 0 keeps all.
+        self.checkpoint_every = 0
 
     def init_weights(self) -> None:
         """Draw the initial weights from torch's global generator."""
@@ -132,17 +137,26 @@ class LPD(nn.Module):
         for parameter in (self.pos_embed, self.mask_token):
             nn.init.normal_(parameter, std=0.02)
 
-    def forward(self, tokens: Tensor, condition: Tensor, orders: Tensor, attend: Attend) -> Tensor:
-        """Logits of every token given the tokens of earlier groups.
+    def forward(
+        self,
+        tokens: Tensor,
+        condition: Tensor,
+        orders: Tensor,
+        attend: Attend,
+        readout: Readout | None = None,
+    ) -> Tensor:
+        """Logits of every token given the tokens of earlier groups, or what is read out instead.
 
         Args:
             tokens: (B, N) codes in raster order.
             condition: (B, ...) what the images are conditioned on.
             orders: (B, N) raster positions in generation order.
             attend: attention over the P + 2N - 1 rows (see :mod:`lpd.models.visibility`).
+            readout: what becomes of the rows that the head reads, such as a loss which never has
+                all logits in memory; by default their logits.
 
         Returns:
-            (B, N, V) logits in generation order.
+            (B, N, V) logits in generation order, or what ``readout`` returns.
         """
         num_positions = tokens.shape[1]
         in_order = tokens.gather(1, orders)  # (B, N)
@@ -155,12 +169,14 @@ class LPD(nn.Module):
             dim=1,
         )  # (B, P + 2N - 1, D)
         x = self.z_proj_ln(x)
-        for block in self.blocks:
-            if self.grad_checkpointing and self.training:
+        every = self.checkpoint_every if self.training else 0
+        for number, block in enumerate(self.blocks):
+            if every and number % every == 0:
                 x = checkpoint(block, x, attend, use_reentrant=False)
             else:
                 x = block(x, attend)
-        return self.head(self.norm(x[:, -num_positions:]))  # (B, N, V)
+        x = self.norm(x[:, -num_positions:])  # (B, N, D)
+        return self.head(x) if readout is None else readout(x, self.head)
 
     def stack(
         self, dtype: torch.dtype | None = None, kind: type[DecodeStack] = DecodeStack

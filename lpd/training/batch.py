@@ -5,12 +5,14 @@ processes; each process computes its own places only.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,6 +21,7 @@ from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.marks import Mark, mark
 from lpd.orders.group_sizes import GroupSizes
+from lpd.orders.mixture import TrainingOrders
 from lpd.randomness import Stream, generator
 
 
@@ -31,7 +34,7 @@ class Batch:
     condition: Tensor
     """(b,) classes, int64, or the null condition in their place."""
     orders: Tensor
-    """(b, N) uniformly random raster positions in generation order, int64."""
+    """(b, N) raster positions in generation order, int64."""
     group_sizes: GroupSizes
     """The step's schedule, the same in all processes."""
 
@@ -44,6 +47,19 @@ class Batch:
             group_sizes=self.group_sizes,
         )
 
+    def split(self, count: int) -> list["Batch"]:
+        """The batch in ``count`` equal parts, which share its memory."""
+        parts = zip(
+            self.tokens.chunk(count),
+            self.condition.chunk(count),
+            self.orders.chunk(count),
+            strict=True,
+        )
+        return [
+            Batch(tokens=tokens, condition=condition, orders=orders, group_sizes=self.group_sizes)
+            for tokens, condition, orders in parts
+        ]
+
 
 class BatchSource:
     """Makes the batches of a training."""
@@ -52,6 +68,7 @@ class BatchSource:
         self,
         cache: CodeCache,
         schedules: tuple[GroupSizes, ...],
+        orders: TrainingOrders,
         *,
         batch_size: int,
         label_drop_prob: float,
@@ -63,7 +80,8 @@ class BatchSource:
         """Args:
             cache: the codes to train on.
             schedules: the group-size schedules that a step's is drawn from.
-            batch_size: b, images per step and process.
+            orders: the orders that images are seen in.
+            batch_size: b, images per step and process, in all parts of the step.
             label_drop_prob: how often the condition is replaced by the null condition.
             random_flip: whether half of the images are mirrored.
             seed: the run's seed.
@@ -75,6 +93,7 @@ class BatchSource:
         """
         self.cache = cache
         self.schedules = schedules
+        self.orders = orders
         self.batch_size = batch_size
         self.label_drop_prob = label_drop_prob
         self.random_flip = random_flip
@@ -88,8 +107,8 @@ class BatchSource:
                 f"the cache has {len(cache.readable)} images, fewer than one step's "
                 f"{self.global_batch_size}; choose a smaller --batch_size"
             )
-        self._epoch = -1
-        self._rows = cache.readable
+        # Two: the thread that prepares may be an epoch ahead of whoever asks for names.
+        self._shuffled = functools.lru_cache(maxsize=2)(self._shuffle)
 
     def buffers(self) -> Batch:
         """Host memory for a batch; pinned where batches go on to a GPU."""
@@ -102,6 +121,17 @@ class BatchSource:
             group_sizes=(),
         )
 
+    def rows(self, step: int) -> npt.NDArray[np.int64]:
+        """The images of a step's global batch, place by place, as rows of the cache."""
+        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
+        start = step_in_epoch * self.global_batch_size
+        return self._shuffled(epoch)[start : start + self.global_batch_size]
+
+    def group_sizes(self, step: int) -> GroupSizes:
+        """A step's schedule."""
+        draw = generator(Stream.GROUP_SIZES, self.seed, step)
+        return self.schedules[draw.integers(len(self.schedules))]
+
     def batch(self, step: int, buffers: Batch | None = None) -> Batch:
         """This process's part of the batch of a step.
 
@@ -109,30 +139,31 @@ class BatchSource:
             step: from 0.
             buffers: the host memory to make it in; None takes fresh memory.
         """
-        epoch, step_in_epoch = divmod(step, self.steps_per_epoch)
-        if epoch != self._epoch:
-            shuffle = generator(Stream.EPOCH_SHUFFLE, self.seed, epoch)
-            self._rows = shuffle.permutation(self.cache.readable)
-            self._epoch = epoch
         first_place = self.world.rank * self.batch_size
-        start = step_in_epoch * self.global_batch_size + first_place
-        rows = self._rows[start : start + self.batch_size]  # (b,)
-
-        schedule = generator(Stream.GROUP_SIZES, self.seed, step).integers(len(self.schedules))
-        batch = dataclasses.replace(buffers or self.buffers(), group_sizes=self.schedules[schedule])
+        places = slice(first_place, first_place + self.batch_size)
+        rows = self.rows(step)[places]  # (b,)
+        kinds = self.orders.kinds(step, self.global_batch_size)[places]  # (b,)
+        group_sizes = self.group_sizes(step)
+        batch = dataclasses.replace(buffers or self.buffers(), group_sizes=group_sizes)
         flipped, dropped = np.empty((2, self.batch_size), dtype=bool)
         orders = batch.orders.numpy()
-        for place in range(self.batch_size):
+        for place, kind in enumerate(kinds.tolist()):
             sample = generator(Stream.SAMPLE, self.seed, step, first_place + place)
             flip, drop = sample.random(2)
             flipped[place] = self.random_flip and flip < 0.5
             dropped[place] = drop < self.label_drop_prob
-            orders[place] = sample.permutation(self.cache.num_positions)
+            if self.orders.is_random(kind):
+                orders[place] = sample.permutation(self.cache.num_positions)
+        samples = step * self.global_batch_size + np.arange(places.start, places.stop)
+        self.orders.fill(orders, kinds, group_sizes, samples)
         batch.tokens.numpy()[:] = self.cache.get(rows, flipped)
         condition = torch.from_numpy(self.cache.labels[rows])  # (b,)
         is_dropped = torch.from_numpy(dropped)
         batch.condition.copy_(torch.where(is_dropped, self._null(condition), condition))
         return batch
+
+    def _shuffle(self, epoch: int) -> npt.NDArray[np.int64]:
+        return generator(Stream.EPOCH_SHUFFLE, self.seed, epoch).permutation(self.cache.readable)
 
 
 class Prefetcher:

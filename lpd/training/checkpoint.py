@@ -1,25 +1,30 @@
 """Training state on disk: one folder ``step_XXXXXXXX`` per checkpoint, whole or not there.
 
 What is saved is a dict of parts by name, each with ``state_dict`` and ``load_state_dict``: the
-model, the optimizer, and whatever else a training must not lose. All processes write it into a
-temporary folder beside its place (torch.distributed.checkpoint); then it is described by a manifest
-of sizes and SHA-256 hashes, and renamed by rank 0. Loading verifies the manifest. The format
-contains a pickle: resume only from folders that your own training wrote.
+model, the optimizer, and whatever else a training must not lose. It is copied to host memory while
+the training waits; then a thread of every process writes it into a temporary folder beside its
+place (torch.distributed.checkpoint), and beside it the weights as ``model/model.safetensors``,
+which is what evaluation and later trainings take; it is described by a manifest of sizes and
+SHA-256 hashes, and renamed by rank 0. Loading verifies the manifest. The format contains a pickle:
+resume only from folders that your own training wrote.
 """
 
 import contextlib
 import re
 import shutil
+import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
@@ -29,13 +34,17 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.stateful import Stateful
+from torch.utils._pytree import tree_leaves
 
 from lpd.distributed import World
 from lpd.errors import InputError
-from lpd.files import read_json, sha256_of_file, write_json
+from lpd.files import check_free_space, read_json, write_json
+from lpd.hashes import hash_files
+from lpd.weights import save_weights
 
 _MANIFEST = "manifest.json"
 _NAME = re.compile(r"step_(\d{8})")
+_PARTIAL = ".partial"
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,16 @@ class Progress:
     """Steps done."""
     fingerprint: dict[str, Any]
     """What must stay the same for the training to go on."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Whole weights as they are written for others to load."""
+
+    state: Mapping[str, Tensor]
+    """By name; on rank 0 alone."""
+    config: Any
+    """The model's configuration."""
 
 
 class ModelState:
@@ -79,62 +98,207 @@ class OptimizerState:
         set_optimizer_state_dict(self._model, self._optimizer, state_dict)
 
 
-def save_checkpoint(
-    folder: Path, progress: Progress, parts: Mapping[str, Stateful], world: World
-) -> Path:
-    """Write a checkpoint; all processes call this together.
+class CheckpointFolder:
+    """The checkpoints of a training; all processes call its methods together."""
 
-    Args:
-        folder: where checkpoints go; the new one is ``folder/step_XXXXXXXX``.
-        progress: where the training stands.
-        parts: what is saved, by names without dots.
+    def __init__(
+        self,
+        folder: Path,
+        world: World,
+        *,
+        keep_last: int,
+        is_kept: Callable[[int], bool],
+    ) -> None:
+        """Args:
+        folder: where they are; need not exist.
         world: the run's processes.
+        keep_last: how many of the newest are kept.
+        is_kept: whether that of a step is kept for good.
+        """
+        self.folder = folder
+        self._world = world
+        # A thread's messages must not mix with those of the training that goes on beside it.
+        self._writers = world.apart()
+        self._keep_last = keep_last
+        self._is_kept = is_kept
+        self._writing: Future[None] | None = None
+        self._found: list[Path] = []
 
-    Returns:
-        The checkpoint's folder.
+    @property
+    def failed(self) -> bool:
+        """Whether what was being written could not be; :meth:`wait` says why. Processes may see it
+        at different times."""
+        writing = self._writing
+        return writing is not None and writing.done() and writing.exception() is not None
 
-    Raises:
-        InputError: the system refuses to write there: no rights, no room.
-    """
-    final = folder / f"step_{progress.step:08d}"
-    temporary = folder / f".{final.name}.partial"
-    if world.is_main:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-    world.barrier()
-    with _no_warning_of_being_alone(), _refusals_named(temporary):
-        save(dict(parts), checkpoint_id=temporary, no_dist=world.size == 1)
-    world.barrier()
-    names: list[str] = world.broadcast(sorted(path.name for path in temporary.iterdir()))
-    hashes = _hash_files(temporary, names, world)
-    if world.is_main:
-        manifest = {
-            "step": progress.step,
-            "fingerprint": progress.fingerprint,
-            "files": {
-                name: {"size": (temporary / name).stat().st_size, "sha256": hashes[name]}
-                for name in names
-            },
+    def save(
+        self, progress: Progress, parts: Mapping[str, Stateful], exports: Mapping[str, Weights]
+    ) -> None:
+        """Copy the state, and write it in a thread; then old checkpoints are removed.
+
+        Args:
+            progress: where the training stands.
+            parts: what is saved, by names without dots.
+            exports: what is written for others to load, by the name of its folder in the
+                checkpoint.
+
+        Raises:
+            InputError: there is no room, or the checkpoint before could not be written.
+        """
+        self.wait()
+        live = {name: part.state_dict() for name, part in parts.items()}
+        weights = {name: export.state for name, export in exports.items()}
+        with self._world.together():
+            if self._world.is_main:
+                check_free_space(self.folder, num_bytes(live) + num_bytes(weights))
+        staged, staged_weights = _host_copy((live, weights))
+        exports = {
+            name: Weights(staged_weights[name], export.config) for name, export in exports.items()
         }
-        write_json(temporary / _MANIFEST, manifest)
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
-    world.barrier()
-    return final
+        self._writing = done = Future[None]()
 
+        def write() -> None:
+            try:
+                self._write(progress, staged, exports)
+            except BaseException as error:  # raised where it is waited for
+                done.set_exception(error)
+            else:
+                done.set_result(None)
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint with the most steps in ``folder``, or None."""
-    if not folder.is_dir():
+        # A daemon: whoever presses Ctrl-C twice does not want to wait for it.
+        threading.Thread(target=write, name="checkpoint", daemon=True).start()
+
+    def wait(self) -> None:
+        """Wait until what is being written is there.
+
+        Raises:
+            InputError: the system refuses to write there: no rights, no room.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def newest(self, warn: Callable[[str], None]) -> tuple[Path, Progress] | None:
+        """The newest whole checkpoint and where it stands; None where there are none at all.
+
+        Args:
+            warn: is told, on rank 0, of a newer one that is passed over and what is wrong with it.
+
+        Raises:
+            InputError: there are some, but none is whole.
+        """
+        self._found = folders = self._list()
+        for path in folders:
+            try:
+                return path, read_progress(path, self._world)
+            except InputError as error:
+                if self._world.is_main:
+                    warn(f"{error}; passing over {path}")
+        if folders:
+            raise InputError(
+                f"none of the {len(folders)} checkpoints in {self.folder} is whole; remove the "
+                "folder to start anew"
+            )
         return None
-    return max((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), default=None)
 
+    def check_unchanged(self) -> None:
+        """Check that nobody has written a checkpoint since :meth:`newest` looked.
 
-def remove_old_checkpoints(folder: Path, keep: set[Path]) -> None:
-    """Remove all checkpoints in ``folder`` but those to keep, and what a crash left behind."""
-    for path in folder.iterdir():
-        if path.name.endswith(".partial") or (_NAME.fullmatch(path.name) and path not in keep):
+        Raises:
+            InputError: someone has.
+        """
+        if self._list() != self._found:
+            raise InputError(
+                f"another run has written checkpoints to {self.folder} meanwhile; give the same "
+                "command again to go on from them"
+            )
+
+    def _list(self) -> list[Path]:
+        """The checkpoints that rank 0 sees, the newest first."""
+        return self._world.broadcast(sorted(_checkpoints(self.folder), reverse=True))
+
+    def _write(
+        self, progress: Progress, staged: Mapping[str, Any], exports: Mapping[str, Weights]
+    ) -> None:
+        world = self._writers
+        final = self.folder / f"step_{progress.step:08d}"
+        temporary = self.folder / f".{final.name}{_PARTIAL}"
+        with world.together(), _refusals_named(temporary):
+            if world.is_main:
+                shutil.rmtree(temporary, ignore_errors=True)
+                temporary.mkdir(parents=True)
+        with _no_warning_of_being_alone(), _refusals_named(temporary):
+            save(
+                dict(staged),
+                checkpoint_id=temporary,
+                no_dist=world.size == 1,
+                process_group=world.group,
+            )
+        with world.together(), _refusals_named(temporary):
+            if world.is_main:
+                for name, weights in exports.items():
+                    save_weights(temporary / name, weights.state, weights.config)
+        names: list[str] = world.broadcast(_file_names(temporary))
+        hashes = hash_files([temporary / name for name in names], world)
+        with world.together(), _refusals_named(temporary):
+            if world.is_main:
+                manifest = {
+                    "step": progress.step,
+                    "fingerprint": progress.fingerprint,
+                    "files": {
+                        name: {"size": (temporary / name).stat().st_size, "sha256": sha256}
+                        for name, sha256 in zip(names, hashes, strict=True)
+                    },
+                }
+                write_json(temporary / _MANIFEST, manifest)
+                shutil.rmtree(final, ignore_errors=True)
+                temporary.rename(final)
+                self._remove_old(progress.step)
+
+    def _remove_old(self, newest_step: int) -> None:
+        """Remove what is not kept, and what was left behind: writings cut short, and checkpoints of
+        later steps, which were damaged or this training would have gone on from them."""
+        steps = {step_of(path): path for path in _checkpoints(self.folder)}
+        earlier = sorted(step for step in steps if step <= newest_step)
+        kept = set(earlier[-self._keep_last :]) | {s for s in earlier if self._is_kept(s)}
+        for step, path in steps.items():
+            if step not in kept:
+                shutil.rmtree(path)
+        for path in self.folder.glob(f".*{_PARTIAL}"):
             shutil.rmtree(path)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The number of steps in a checkpoint's name."""
+    match = _NAME.fullmatch(checkpoint.name)
+    assert match is not None
+    return int(match[1])
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+
+
+def num_bytes(state: Any) -> int:
+    """The size of all tensors in a nest of containers; of sharded ones, that of all shares."""
+    return sum(leaf.nbytes for leaf in tree_leaves(state) if isinstance(leaf, Tensor))
+
+
+def _host_copy(state: Any) -> Any:
+    stager = DefaultStager(
+        StagingOptions(
+            use_pinned_memory=False,
+            use_shared_memory=False,
+            use_async_staging=False,
+            use_non_blocking_copy=False,
+        )
+    )
+    copy = stager.stage({"state": state})
+    stager.close()  # it would keep the memory for the next time
+    assert isinstance(copy, dict)
+    return copy["state"]
 
 
 def read_progress(checkpoint: Path, world: World) -> Progress:
@@ -143,25 +307,32 @@ def read_progress(checkpoint: Path, world: World) -> Progress:
     The processes share the work; all of them call this together.
 
     Raises:
-        InputError: a file is missing or damaged.
+        InputError: a file is missing or damaged, or there is no manifest.
     """
     manifest = read_json(checkpoint / _MANIFEST)
-    remedy = f"remove {checkpoint} to go on from an earlier one"
-    for name, expected in manifest["files"].items():
+    try:
+        files = {
+            str(name): (int(each["size"]), str(each["sha256"]))
+            for name, each in manifest["files"].items()
+        }
+        progress = Progress(int(manifest["step"]), dict(manifest["fingerprint"]))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{checkpoint / _MANIFEST} is not the list of a checkpoint") from error
+    for name, (size, _) in files.items():
         file = checkpoint / name
-        if not file.is_file() or file.stat().st_size != expected["size"]:
-            raise InputError(f"{file} is missing or cut short; {remedy}")
-    hashes = _hash_files(checkpoint, list(manifest["files"]), world)
-    for name, expected in manifest["files"].items():
-        if hashes[name] != expected["sha256"]:
-            raise InputError(f"{checkpoint / name} is damaged; {remedy}")
-    return Progress(manifest["step"], manifest["fingerprint"])
+        if not file.is_file() or file.stat().st_size != size:
+            raise InputError(f"{file} is missing or cut short")
+    hashes = hash_files([checkpoint / name for name in files], world)
+    for (name, (_, expected)), sha256 in zip(files.items(), hashes, strict=True):
+        if sha256 != expected:
+            raise InputError(f"{checkpoint / name} is damaged")
+    return progress
 
 
-def _hash_files(folder: Path, names: list[str], world: World) -> dict[str, str]:
-    """The hashes of files; each process computes some, and all get all."""
-    share = {names[k]: sha256_of_file(folder / names[k]) for k in world.shard(len(names))}
-    return {name: value for part in world.gather(share) for name, value in part.items()}
+def _file_names(folder: Path) -> list[str]:
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    )
 
 
 def load_checkpoint(checkpoint: Path, parts: Mapping[str, Stateful], world: World) -> None:
@@ -189,9 +360,12 @@ def _no_warning_of_being_alone() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _refusals_named(folder: Path) -> Iterator[None]:
-    """torch wraps what the system says, once for every process that it said it to."""
+    """What the system refuses is the user's matter. torch wraps it, once for every process that it
+    was said to."""
     try:
         yield
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
     except CheckpointException as error:
         reasons = [reason for reason, _ in error.failures.values()]
         refusals = [reason for reason in reasons if isinstance(reason, OSError) and reason.errno]

@@ -10,9 +10,20 @@ import tyro
 
 from lpd.errors import InputError
 from lpd.launcher import world_size
+from lpd.options import Flat, flatten
+from lpd.orders.mixture import OrderMixOptions
 from lpd.randomness import check_seed
 from lpd.training.lr_schedule import LR_SCHEDULES, LRSchedule
 from lpd.training.parallelize import STRATEGIES
+
+CHANGEABLE = frozenset(
+    {
+        *("lr", "min_lr", "lr_schedule", "warmup_epochs", "lr_decay_start_epoch", "epochs"),
+        *("weight_decay", "grad_clip", "proj_dropout", "label_drop_prob", "ema_decay", "bf16"),
+        *("order_mix", "proximity_threshold", "repulsion_threshold", "group_sizes_list"),
+    }
+)
+"""What --allow_change may name: what the data's order and the weights' shapes do not depend on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +52,9 @@ class TrainConfig:
     epochs: int = 450
     """Passes over the data."""
     batch_size: int = 64
-    """Images per step and process."""
+    """Images per process that are computed at a time."""
+    accumulation_steps: int = 1
+    """Batches whose gradients make up a step; the global batch is so many times larger."""
     lr: float | None = None
     """Peak learning rate; by default blr x global batch / 256."""
     blr: float = 1e-4
@@ -64,20 +77,40 @@ class TrainConfig:
     """How often the class is dropped, for classifier-free guidance."""
     random_flip: bool = True
     """Mirror half of the images; not for images that mean something else mirrored."""
+    orders: Annotated[OrderMixOptions, Flat] = dataclasses.field(default_factory=OrderMixOptions)
     group_sizes_list: Path | None = None
     """JSON list of group-size schedules to draw from; by default the published ones."""
     bf16: bool = False
     """Autocast to bfloat16; weights stay float32."""
     parallel: Annotated[
         str,
-        tyro.conf.arg(help=f"How processes share a training: {', '.join(STRATEGIES)}."),
+        tyro.conf.arg(
+            help="How processes share a training: ddp keeps a whole copy in each, fsdp a share "
+            "(FSDP2)."
+        ),
     ] = "ddp"
     grad_checkpointing: bool = False
     """Recompute activations in the backward pass, to save memory."""
+    checkpoint_every: int = 1
+    """With grad_checkpointing: of every so many blocks, one is recomputed."""
+    chunked_loss: bool = False
+    """Compute the logits some tokens at a time, to save memory."""
+    compile: bool = False
+    """Compile the blocks (torch.compile)."""
+    ema_decay: float | None = None
+    """Keep the exponential moving average of the weights too, with this decay; it goes to
+    model_ema beside model."""
+    max_bad_steps: int = 10
+    """Steps whose gradient is not finite are skipped; after so many in a row the training stops."""
     save_last_freq: int = 5
-    """Epochs between checkpoints; the last one is kept."""
+    """Epochs between checkpoints."""
+    keep_last: int = 2
+    """How many of the newest checkpoints are kept: an older one serves if the newest is damaged."""
     save_intermediate_freq: int = 25
     """Epochs between checkpoints that are kept for good."""
+    allow_change: str = ""
+    """Settings, such as lr,epochs, that may differ from those the training was begun with; it goes
+    on with the new ones, and the log says so."""
     log_freq: int = 20
     """Steps between log entries."""
     seed: int = 1
@@ -89,7 +122,11 @@ class TrainConfig:
         for name in (
             "epochs",
             "batch_size",
+            "accumulation_steps",
+            "checkpoint_every",
+            "max_bad_steps",
             "save_last_freq",
+            "keep_last",
             "save_intermediate_freq",
             "log_freq",
         ):
@@ -127,18 +164,31 @@ class TrainConfig:
                 f"lr_decay_start_epoch {self.lr_decay_start_epoch:g} is not before the end, epoch "
                 f"{self.epochs}; choose another, or --lr_schedule cosine"
             )
+        if self.ema_decay is not None and not 0 <= self.ema_decay < 1:
+            raise InputError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+        unknown = set(self.allowed_changes) - CHANGEABLE
+        if unknown:
+            raise InputError(
+                f"allow_change {self.allow_change!r}: {', '.join(sorted(unknown))} cannot change; "
+                f"choose from {', '.join(sorted(CHANGEABLE))}"
+            )
         if not 0 <= self.label_drop_prob <= 1:
             raise InputError(f"label_drop_prob must be in [0, 1], got {self.label_drop_prob}")
         check_seed(self.seed)
 
     def resolved(self) -> dict[str, Any]:
         """All settings, with those that follow from others and from the number of processes."""
-        global_batch_size = self.batch_size * world_size()
+        global_batch_size = self.batch_size * self.accumulation_steps * world_size()
         return {
-            **dataclasses.asdict(self),
+            **flatten(self),
             "lr": self.peak_lr(global_batch_size),
             "global_batch_size": global_batch_size,
         }
+
+    @property
+    def allowed_changes(self) -> tuple[str, ...]:
+        """The settings that may differ from the recorded ones."""
+        return tuple(self.allow_change.replace(",", " ").split())
 
     def peak_lr(self, global_batch_size: int) -> float:
         """The learning rate after the warm-up."""

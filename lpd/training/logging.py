@@ -1,9 +1,10 @@
 """What a training reports: a progress bar, ``log.jsonl`` and TensorBoard, on rank 0."""
 
 import json
+import math
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
@@ -63,18 +64,39 @@ class TrainingLog:
         if self._writer is None:
             return
         self._progress.set_postfix({key: f"{value:.4g}" for key, value in metrics.items()})
-        try:
-            with self._file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step, **metrics}) + "\n")
-        except OSError as error:
-            raise InputError(f"cannot write {self._file}: {error.strerror}") from error
+        # JSON knows no other numbers than finite ones.
+        finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+        self.note(step, **finite)
         for key, value in metrics.items():
             self._writer.add_scalar(f"train/{key}", value, step)
 
+    def note(self, step: int, **what: Any) -> None:
+        """Write a line of the log alone.
+
+        Raises:
+            InputError: the system refuses to write: no rights, no room.
+        """
+        if self._writer is None:
+            return
+        try:
+            with self._file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step, **what}) + "\n")
+        except OSError as error:
+            raise InputError(f"cannot write {self._file}: {error.strerror}") from error
+
     def _drop_lines_after(self, step: int) -> None:
+        """Leave out lines of later steps, and what a crash left of a line."""
         if not self._file.is_file():
             return
-        lines = self._file.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        lines = self._file.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if _step_of(line) <= step]
         with atomic_path(self._file) as temporary:
-            temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            temporary.write_bytes(b"".join(kept))
+
+
+def _step_of(line: bytes) -> float:
+    """The step that a line of the log is about; infinity where it is not a whole line."""
+    try:
+        return int(json.loads(line)["step"]) if line.endswith(b"\n") else math.inf
+    except (ValueError, TypeError, KeyError):
+        return math.inf

@@ -1,7 +1,8 @@
 """What a training is about, before there is a model: data, schedules, shape, identity."""
 
-import dataclasses
+import functools
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ from lpd.files import read_json, sha256_of_file
 from lpd.models.conditioning import make_conditioning
 from lpd.models.lpd import LPDConfig
 from lpd.orders.group_sizes import load_group_sizes_list, training_group_sizes
+from lpd.orders.mixture import TrainingOrders, parse_order_mix
+from lpd.orders.registry import LOCALITY_NAME
 from lpd.pretrained import config_of_preset
 from lpd.provenance import Origin
 from lpd.training.batch import BatchSource
-from lpd.training.config import TrainConfig
+from lpd.training.config import CHANGEABLE, TrainConfig
 from lpd.weights import WEIGHTS_NAME, weights_file
 
 TRAINING_NAME = "training.json"
@@ -25,11 +28,15 @@ TRAINING_NAME = "training.json"
 # What may change while a training goes on: where things are, and how fast it gets on.
 _FREE_SETTINGS = frozenset(
     {
-        *("cached_path", "output_dir", "device", "batch_size", "pretrained_ckpt"),
-        *("vqgan_path", "class_num", "use_cached", "resume"),
-        *("save_last_freq", "save_intermediate_freq", "log_freq", "grad_checkpointing", "parallel"),
+        *("cached_path", "output_dir", "device", "pretrained_ckpt", "vqgan_path", "class_num"),
+        *("use_cached", "resume", "allow_change", "batch_size", "accumulation_steps", "parallel"),
+        *("grad_checkpointing", "checkpoint_every", "chunked_loss", "compile", "max_bad_steps"),
+        *("save_last_freq", "keep_last", "save_intermediate_freq", "log_freq"),
     }
 )
+# What may be unknown: a record is older, or a file has been removed since.
+_COMPARED_IF_KNOWN = ("pretrained_sha256", "cache_sha256")
+_NO_WEIGHTS = "none"
 
 
 class TrainingSetup:
@@ -55,7 +62,8 @@ class TrainingSetup:
         self.source = BatchSource(
             self.cache,
             self.schedules,
-            batch_size=config.batch_size,
+            TrainingOrders(config.orders, self.model_config.grid, config.seed),
+            batch_size=config.batch_size * config.accumulation_steps,
             label_drop_prob=config.label_drop_prob,
             random_flip=config.random_flip,
             seed=config.seed,
@@ -77,11 +85,32 @@ class TrainingSetup:
         return self.config.output_dir / "model"
 
     @property
-    def origin(self) -> Origin:
+    def exported_average(self) -> Path:
+        """Where the running average of its weights goes."""
+        return self.config.output_dir / "model_ema"
+
+    @functools.cached_property
+    def cache_sha256(self) -> str | None:
+        """Of the codes and labels; all processes ask for it together."""
+        return self.cache.content_sha256(self.world)
+
+    @functools.cached_property
+    def pretrained_sha256(self) -> str | None:
+        """Of the weights to start from; None where they are not there (any more)."""
+        path = self.config.pretrained_ckpt
+        if path is None:
+            return _NO_WEIGHTS
+        try:
+            return sha256_of_file(weights_file(path))
+        except InputError:
+            return None
+
+    @functools.cached_property
+    def fingerprint(self) -> dict[str, Any]:
         """What must stay the same for a training to go on as if never interrupted."""
         settings = {
             name: value
-            for name, value in dataclasses.asdict(self.config).items()
+            for name, value in options.flatten(self.config).items()
             if name not in _FREE_SETTINGS
         }
         derived = {
@@ -90,16 +119,10 @@ class TrainingSetup:
             "num_images": len(self.cache.readable),
             "files_sha256": self.cache.files_sha256,
             "tokenizer_sha256": self.cache.tokenizer_sha256,
+            "cache_sha256": self.cache_sha256,
+            "pretrained_sha256": self.pretrained_sha256,
         }
-        defaults = options.defaults(TrainConfig)
-        return Origin(
-            values=settings | derived,
-            defaults={
-                name: defaults[name]
-                for name in settings.keys() - derived.keys()
-                if name in defaults
-            },
-        )
+        return settings | derived
 
     def is_complete(self) -> bool:
         """Whether the trained model is there already.
@@ -112,24 +135,62 @@ class TrainingSetup:
         before = self.world.broadcast(
             read_json(file) if self.world.is_main and file.is_file() else None
         )
-        if before is None:
+        if before is None or self.changes(before["fingerprint"], file.parent):
             return False
-        self.check_origin(before["fingerprint"], file.parent)
         return self.world.broadcast((file.parent / WEIGHTS_NAME).is_file())
 
-    def check_origin(self, recorded: dict[str, Any], place: Path) -> None:
+    def changes(self, recorded: Any, place: Path) -> list[str]:
         """Check that what was found on disk is of this training.
 
         Args:
-            recorded: the origin written there.
+            recorded: the fingerprint written there.
             place: where it was found.
+
+        Returns:
+            What differs and may, by ``allow_change``: a phrase for each.
 
         Raises:
             InputError: it is of another; names every setting that differs, and ``place``.
         """
-        self.origin.check(
-            recorded, place=place, remedy="set it back, or choose another --output_dir"
+        remedy = "set it back, or choose another --output_dir"
+        if not isinstance(recorded, dict):
+            raise InputError(f"{place} does not say what it was made of; {remedy}")
+        own = Origin(values=self.fingerprint).plain()
+        defaults = options.defaults(TrainConfig)
+        before = {name: defaults[name] for name in own if name in defaults} | recorded
+        for name in _COMPARED_IF_KNOWN:
+            if None in (own.get(name), before.get(name)):
+                own.pop(name, None)
+                before.pop(name, None)
+        own, before = _effective(own), _effective(before)
+        allowed = set(self.config.allowed_changes)
+        unchangeable = CHANGEABLE & {*Origin(values=own).differing(before)} - allowed
+        if unchangeable:
+            remedy += f", or let it go on so with --allow_change {','.join(sorted(unchangeable))}"
+        kept = {name: value for name, value in own.items() if name not in allowed}
+        Origin(values=kept).check(
+            {name: value for name, value in before.items() if name not in allowed},
+            place=place,
+            remedy=remedy,
         )
+        return Origin(values=own).differences(before)
+
+
+def _effective(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """What the settings of a fingerprint come to: two that come to the same are the same."""
+    values = dict(fingerprint)
+    base_lr = values.pop("blr")
+    if values["lr"] is None:
+        values["lr"] = base_lr * values["global_batch_size"] / 256
+    if values["lr_schedule"] != "constant+cosine":
+        del values["lr_decay_start_epoch"]
+    if values["lr_schedule"] == "constant":
+        del values["min_lr"]
+    mix = parse_order_mix(values["order_mix"])
+    values["order_mix"] = str(mix)
+    if LOCALITY_NAME not in mix.shares:
+        del values["proximity_threshold"], values["repulsion_threshold"]
+    return values
 
 
 def model_config(config: TrainConfig, cache: CodeCache) -> LPDConfig:

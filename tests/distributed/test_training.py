@@ -1,78 +1,123 @@
-"""Training under torchrun gives what one process gives with the same global batch."""
+"""Training in two processes gives what one process gives with the same global batch.
+
+The processes are forks of this one, except once, where torchrun starts them.
+"""
 
 import json
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 
+from lpd.models.lpd import PRESETS
 from lpd.pretrained import load_model
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
+TwoProcesses = Callable[..., tuple[list[int | None], list[str]]]
 
 
-def train(cache: Path, output_dir: Path, processes: int) -> subprocess.CompletedProcess[str]:
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command = [
-        *(sys.executable, *(launch if processes > 1 else []), "main_train.py"),
+def flags(cache: Path, output_dir: Path, *more: str) -> list[str]:
+    """Those of a training with a global batch of 8 in one process."""
+    return [
         *("--model", "lpd_tiny", "--cached_path", str(cache), "--output_dir", str(output_dir)),
-        *("--img_size", "16", "--epochs", "2", "--batch_size", str(8 // processes)),
-        *(
-            "--lr",
-            "0.001",
-            "--warmup_epochs",
-            "0",
-            "--lr_schedule",
-            "constant",
-            "--log_freq",
-            "1",
-            "--proj_dropout",
-            "0",
-        ),
-        *("--save_last_freq", "1", "--save_intermediate_freq", "1", "--device", "cpu"),
+        *("--img_size", "16", "--epochs", "2", "--batch_size", "8", "--device", "cpu"),
+        *("--lr", "0.001", "--warmup_epochs", "0", "--lr_schedule", "constant"),
+        *("--proj_dropout", "0", "--ema_decay", "0.9", "--order_mix", "random lpd"),
+        *("--save_last_freq", "1", "--save_intermediate_freq", "1", "--log_freq", "1"),
+        *more,
     ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-    )
+
+
+def train(cache: Path, output_dir: Path, *more: str) -> None:
+    """A training in this process; torchrun's variables tell whether it is one of several."""
+    shape = mock.patch.dict(PRESETS, {"lpd_tiny": (2, 32, 2)})
+    arguments = ["main_train.py", *flags(cache, output_dir, *more)]
+    with shape, mock.patch.object(sys, "argv", arguments), pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "main_train.py"), run_name="__main__")
+    assert end.value.code == 0
 
 
 def losses(output_dir: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (output_dir / "log.jsonl").open()]
+    lines = [json.loads(line) for line in (output_dir / "log.jsonl").open()]
+    return [line["loss"] for line in lines if "loss" in line]
 
 
 @pytest.fixture(scope="module")
 def alone(small_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output_dir = tmp_path_factory.mktemp("alone")
-    result = train(small_cache, output_dir, 1)
-    assert result.returncode == 0, result.stderr
+    train(small_cache, output_dir)
     return output_dir
 
 
-def test_two_processes_train_as_one(alone: Path, small_cache: Path, tmp_path: Path) -> None:
-    result = train(small_cache, tmp_path, 2)
-    assert result.returncode == 0, result.stderr
+HALF = ("--batch_size", "4")
+SHARED = {
+    "ddp": HALF,
+    "ddp, parts of a batch": ("--batch_size", "2", "--accumulation_steps", "2"),
+    "fsdp": (*HALF, "--parallel", "fsdp"),
+    "fsdp, saving memory": (
+        *("--parallel", "fsdp", "--batch_size", "1", "--accumulation_steps", "4"),
+        *("--grad_checkpointing", "--chunked_loss"),
+    ),
+}
+
+
+def assert_alike(output_dir: Path, alone: Path) -> None:
     assert len(losses(alone)) == 10
-    # The gradients' halves are summed in another order.
-    assert losses(tmp_path) == pytest.approx(losses(alone), abs=1e-4)
-    one, two = (load_model(folder / "model", torch.device("cpu")) for folder in (alone, tmp_path))
-    for (name, left), right in zip(one.named_parameters(), two.parameters(), strict=True):
-        torch.testing.assert_close(right, left, atol=2e-3, rtol=0, msg=name)
+    # The gradients' parts are summed in another order.
+    assert losses(output_dir) == pytest.approx(losses(alone), abs=1e-4)
+    for folder in ("model", "model_ema", "checkpoints/step_00000010"):
+        one, two = (load_model(path / folder, torch.device("cpu")) for path in (alone, output_dir))
+        for (name, left), right in zip(one.named_parameters(), two.parameters(), strict=True):
+            torch.testing.assert_close(right, left, atol=2e-3, rtol=0, msg=name)
 
 
-def test_a_run_of_one_goes_on_with_two(alone: Path, small_cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", SHARED)
+def test_two_processes_train_as_one(
+    alone: Path, small_cache: Path, tmp_path: Path, in_two_processes: TwoProcesses, way: str
+) -> None:
+    codes, outputs = in_two_processes(train, small_cache, tmp_path / "out", *SHARED[way])
+    assert codes == [0, 0], outputs
+    assert_alike(tmp_path / "out", alone)
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_a_run_of_one_goes_on_with_two_and_back(
+    alone: Path, small_cache: Path, tmp_path: Path, in_two_processes: TwoProcesses, way: str
+) -> None:
     output_dir = tmp_path / "out"
     shutil.copytree(alone, output_dir)
+    last = output_dir / "checkpoints" / "step_00000010"
     # As if killed in the second epoch: no model yet, and only the first epoch's checkpoint.
     shutil.rmtree(output_dir / "model")
-    shutil.rmtree(output_dir / "checkpoints" / "step_00000010")
-    result = train(small_cache, output_dir, 2)
-    assert result.returncode == 0, result.stderr
-    assert "from step 5" in result.stdout
-    assert losses(output_dir) == pytest.approx(losses(alone), abs=1e-4)
+    shutil.rmtree(last)
+    codes, outputs = in_two_processes(train, small_cache, output_dir, *SHARED[way])
+    assert codes == [0, 0], outputs
+    assert "from step 5" in outputs[0]
+    assert_alike(output_dir, alone)
+    # And what two processes have written, one reads.
+    shutil.rmtree(output_dir / "model")
+    train(small_cache, output_dir, "--epochs", "3", "--allow_change", "epochs")
+    assert losses(output_dir)[:10] == pytest.approx(losses(alone), abs=1e-4)
+
+
+def test_under_torchrun(small_cache: Path, tmp_path: Path) -> None:
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"),
+        *("main_train.py", *flags(small_cache, tmp_path, *HALF, "--epochs", "1")),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert "trained: " in run.stdout
+    assert len(losses(tmp_path)) == 5

@@ -99,10 +99,5 @@ def test_odd_published_caches_are_refused(published_path: Path) -> None:
         open_cache(published_path)
 
 
-def test_content_hash_is_of_labels_and_names(published_path: Path, in_threads) -> None:
-    before = PublishedCache(published_path).content_sha256(World())
-    assert in_threads(PublishedCache(published_path).content_sha256, 2) == [before, before]
-    np.savez(published_path / "n1" / "n1_4.JPEG.npz", indices=np.arange(4))  # not looked at
-    assert PublishedCache(published_path).content_sha256(World()) == before
-    (published_path / "n2").rename(published_path / "n1x")
-    assert PublishedCache(published_path).content_sha256(World()) != before
+def test_a_million_files_are_not_hashed(published_path: Path) -> None:
+    assert PublishedCache(published_path).content_sha256(World()) is None

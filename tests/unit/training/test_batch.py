@@ -9,17 +9,23 @@ import torch
 
 from lpd.data.published_cache import open_cache
 from lpd.distributed import World
+from lpd.orders.mixture import OrderMixOptions, TrainingOrders
+from lpd.orders.registry import OrderConfig, make_plan
+from lpd.randomness import Stream, torch_seed
 from lpd.training.batch import BatchSource, Prefetcher
 
 SCHEDULES = ((1, 15), (1, 3, 12), (16,))
 NULL = 3
 
 
-def source(cache: Path, *, batch_size: int, world: World, **changes: float) -> BatchSource:
+def source(
+    cache: Path, *, batch_size: int, world: World, mix: str = "random", **changes: float
+) -> BatchSource:
     settings = {"label_drop_prob": 0.3, "random_flip": True, "seed": 5, **changes}
     return BatchSource(
         open_cache(cache),
         SCHEDULES,
+        TrainingOrders(OrderMixOptions(order_mix=mix), (4, 4), seed=5),
         batch_size=batch_size,
         world=world,
         null=lambda condition: torch.full_like(condition, NULL),
@@ -27,11 +33,12 @@ def source(cache: Path, *, batch_size: int, world: World, **changes: float) -> B
     )
 
 
+@pytest.mark.parametrize("mix", ["random", "random:0.5 lpd:0.3 halton:0.2", "lpd"])
 @pytest.mark.parametrize("step", [0, 3, 7])
-def test_processes_share_the_batch_of_one(small_cache: Path, step: int) -> None:
-    whole = source(small_cache, batch_size=8, world=World()).batch(step)
+def test_processes_share_the_batch_of_one(small_cache: Path, step: int, mix: str) -> None:
+    whole = source(small_cache, batch_size=8, world=World(), mix=mix).batch(step)
     parts = [
-        source(small_cache, batch_size=2, world=World(rank=rank, size=4)).batch(step)
+        source(small_cache, batch_size=2, world=World(rank=rank, size=4), mix=mix).batch(step)
         for rank in range(4)
     ]
     assert torch.equal(torch.cat([part.tokens for part in parts]), whole.tokens)
@@ -40,10 +47,11 @@ def test_processes_share_the_batch_of_one(small_cache: Path, step: int) -> None:
     assert {part.group_sizes for part in parts} == {whole.group_sizes}
 
 
-def test_a_step_does_not_depend_on_the_steps_before(small_cache: Path) -> None:
-    straight = source(small_cache, batch_size=8, world=World())
+@pytest.mark.parametrize("mix", ["random", "random:0.5 lpd:0.5"])
+def test_a_step_does_not_depend_on_the_steps_before(small_cache: Path, mix: str) -> None:
+    straight = source(small_cache, batch_size=8, world=World(), mix=mix)
     batches = [straight.batch(step) for step in range(12)]
-    jumped = source(small_cache, batch_size=8, world=World()).batch(11)
+    jumped = source(small_cache, batch_size=8, world=World(), mix=mix).batch(11)
     assert torch.equal(jumped.tokens, batches[11].tokens)
     assert torch.equal(jumped.orders, batches[11].orders)
 
@@ -77,6 +85,48 @@ def test_orders_flips_drops_and_schedules(small_cache: Path) -> None:
     assert abs(np.mean(flips) - 0.5) < 0.072
     assert abs(np.mean(drops) - 0.3) < 0.066
     assert seen == set(SCHEDULES)
+
+
+def test_a_mixture_leaves_all_but_the_orders_as_they_were(small_cache: Path) -> None:
+    random = source(small_cache, batch_size=40, world=World())
+    mixed = source(small_cache, batch_size=40, world=World(), mix="random:0.5 lpd:0.25 raster:0.25")
+    raster, kept, others = torch.arange(16), 0, []
+    for step in range(30):
+        before, after = random.batch(step), mixed.batch(step)
+        assert torch.equal(before.tokens, after.tokens)
+        assert torch.equal(before.condition, after.condition)
+        assert before.group_sizes == after.group_sizes
+        assert torch.equal(after.orders.sort(dim=1).values, raster.expand(40, 16))
+        same = (before.orders == after.orders).all(dim=1)
+        kept += int(same.sum())
+        others += list(after.orders[~same])
+    in_raster = sum(torch.equal(order, raster) for order in others)
+    # 1,200 draws: five standard deviations are 87 and 75.
+    assert abs(kept - 600) < 87
+    assert abs(in_raster - 300) < 75
+    # The rest are locality-aware, each its own: no two alike but by chance.
+    rest = {tuple(order.tolist()) for order in others} - {tuple(raster.tolist())}
+    assert len(rest) > 0.95 * (len(others) - in_raster)
+
+
+def test_locality_aware_orders_are_those_of_the_steps_group_sizes(small_cache: Path) -> None:
+    batches = source(small_cache, batch_size=8, world=World(), mix="lpd")
+    seed = torch_seed(Stream.TRAINING_ORDERS, 5)
+    for step in range(6):
+        batch = batches.batch(step)
+        expected = make_plan(
+            OrderConfig(kind="lpd"), (4, 4), batch.group_sizes, seed, np.arange(8) + 8 * step
+        )
+        assert np.array_equal(batch.orders.numpy(), expected.orders)
+
+
+def test_parts_of_a_batch_make_up_the_whole(small_cache: Path) -> None:
+    whole = source(small_cache, batch_size=8, world=World()).batch(2)
+    parts = whole.split(4)
+    assert [len(part.tokens) for part in parts] == [2] * 4
+    for name in ("tokens", "condition", "orders"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+    assert {part.group_sizes for part in parts} == {whole.group_sizes}
 
 
 def test_prefetching_changes_nothing(small_cache: Path) -> None:

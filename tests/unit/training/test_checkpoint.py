@@ -1,6 +1,11 @@
 """Training state: whole or not there, and verified when read."""
 
+import collections
 import errno
+import json
+import shutil
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +16,18 @@ from torch.distributed.checkpoint.stateful import Stateful
 
 from lpd.distributed import World
 from lpd.errors import InputError
+from lpd.training import checkpoint
 from lpd.training.checkpoint import (
+    CheckpointFolder,
     ModelState,
     OptimizerState,
     Progress,
-    latest_checkpoint,
+    Weights,
     load_checkpoint,
+    num_bytes,
     read_progress,
-    remove_old_checkpoints,
-    save_checkpoint,
 )
+from lpd.weights import load_state_dict_file
 
 
 class RunningMean:
@@ -70,17 +77,48 @@ class Training:
             self.mean.update()
 
 
+@dataclass
+class Shape:
+    size: int = 2
+
+
+def checkpoints(folder: Path, *, keep_last: int = 2, every: int = 1000) -> CheckpointFolder:
+    return CheckpointFolder(
+        folder, World(), keep_last=keep_last, is_kept=lambda step: step % every == 0
+    )
+
+
+def save(
+    folder: CheckpointFolder,
+    step: int,
+    parts: dict[str, Stateful],
+    fingerprint: dict[str, Any] | None = None,
+    exports: dict[str, Weights] | None = None,
+) -> Path:
+    folder.save(Progress(step, fingerprint or {}), parts, exports or {})
+    folder.wait()
+    return folder.folder / f"step_{step:08d}"
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def trained(seed: int = 0) -> dict[str, Stateful]:
     training = Training(seed)
     training.train(3)
     return training.parts
 
 
+def never(message: str) -> None:
+    raise AssertionError(message)
+
+
 def test_a_part_younger_than_a_checkpoint_stays_as_it_is(tmp_path: Path) -> None:
     older = Training(0)
     older.train(3)
     parts = {name: part for name, part in older.parts.items() if name != "mean"}
-    folder = save_checkpoint(tmp_path, Progress(3, {}), parts, World())
+    folder = save(checkpoints(tmp_path), 3, parts)
     resumed = Training(1)
     resumed.train(1)
     means = {name: mean.clone() for name, mean in resumed.mean.means.items()}
@@ -95,9 +133,9 @@ def test_a_part_younger_than_a_checkpoint_stays_as_it_is(tmp_path: Path) -> None
 def test_every_part_goes_on_as_if_never_interrupted(tmp_path: Path, steps_of_other: int) -> None:
     straight = Training(0)
     straight.train(3)
-    folder = save_checkpoint(tmp_path, Progress(3, {"lr": 0.1}), straight.parts, World())
+    folder = save(checkpoints(tmp_path), 3, straight.parts, {"lr": 0.1})
     assert folder == tmp_path / "step_00000003"
-    assert read_progress(folder, World()) == Progress(3, {"lr": 0.1})
+    assert checkpoints(tmp_path).newest(never) == (folder, Progress(3, {"lr": 0.1}))
     resumed = Training(1)
     resumed.train(steps_of_other)
     load_checkpoint(folder, resumed.parts, World())
@@ -109,20 +147,56 @@ def test_every_part_goes_on_as_if_never_interrupted(tmp_path: Path, steps_of_oth
         assert torch.equal(resumed.mean.means[key], straight.mean.means[key])
 
 
+def test_the_state_is_that_of_the_call_whatever_is_trained_while_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_write = threading.Event()
+    dcp_save = checkpoint.save
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        assert may_write.wait(60)
+        return dcp_save(*args, **kwargs)
+
+    monkeypatch.setattr(checkpoint, "save", slow)
+    training, twin, resumed = Training(0), Training(0), Training(1)
+    for each in (training, twin):
+        each.train(3)
+    folder = checkpoints(tmp_path)
+    weights = {"model": Weights(training.module.state_dict(), Shape())}
+    folder.save(Progress(3, {}), training.parts, weights)
+    training.train(4)  # the writing has not begun
+    assert not folder.failed
+    assert names(tmp_path) == [".step_00000003.partial"] or names(tmp_path) == []
+    may_write.set()
+    folder.wait()
+    load_checkpoint(tmp_path / "step_00000003", resumed.parts, World())
+    assert resumed.mean.steps == 3
+    exported = load_state_dict_file(tmp_path / "step_00000003")
+    for key, parameter in twin.module.named_parameters():
+        assert torch.equal(resumed.module.get_parameter(key), parameter)
+        assert torch.equal(resumed.mean.means[key], twin.mean.means[key])
+        assert torch.equal(exported[key], parameter)
+
+
 def test_a_crash_leaves_nothing_that_looks_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = save_checkpoint(tmp_path, Progress(1, {}), trained(), World())
+    folder = checkpoints(tmp_path)
+    first = save(folder, 1, trained())
 
     def crash(*_: object) -> None:
         raise RuntimeError("crashed")
 
-    monkeypatch.setattr("lpd.training.checkpoint.write_json", crash)
-    with pytest.raises(RuntimeError):
-        save_checkpoint(tmp_path, Progress(2, {}), trained(), World())
-    assert latest_checkpoint(tmp_path) == first
-    remove_old_checkpoints(tmp_path, {first})
-    assert list(tmp_path.iterdir()) == [first]
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "write_json", crash)
+        folder.save(Progress(2, {}), trained(), {})
+        with pytest.raises(RuntimeError):
+            folder.wait()
+    found = folder.newest(never)
+    assert found is not None
+    assert found[0] == first
+    save(folder, 3, trained())
+    assert names(tmp_path) == ["step_00000001", "step_00000003"]  # and nothing partial
 
 
 def test_a_full_disk_is_the_users_matter_and_a_bug_is_not(
@@ -134,32 +208,132 @@ def test_a_full_disk_is_the_users_matter_and_a_bug_is_not(
         raise error
 
     monkeypatch.setattr("torch.distributed.checkpoint.FileSystemWriter.write_data", refuse)
+    folder = checkpoints(tmp_path)
+    folder.save(Progress(1, {}), trained(), {})
     with pytest.raises(InputError, match=r"cannot write .*partial: No space left on device"):
-        save_checkpoint(tmp_path, Progress(1, {}), trained(), World())
+        folder.wait()
     error = KeyError("a bug")
+    folder.save(Progress(1, {}), trained(), {})
     with pytest.raises(CheckpointException, match="a bug"):
-        save_checkpoint(tmp_path, Progress(1, {}), trained(), World())
-    assert latest_checkpoint(tmp_path) is None
+        folder.wait()
+    assert folder.newest(never) is None
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
-def test_damage_is_named(tmp_path: Path, damage: str) -> None:
-    folder = save_checkpoint(tmp_path, Progress(1, {}), trained(), World())
-    file = next(folder.glob("*.distcp"))
+def test_a_failed_writing_shows_before_it_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = checkpoints(tmp_path)
+    assert not folder.failed
+    monkeypatch.setattr(checkpoint, "save_weights", refuse)
+    folder.save(Progress(1, {}), trained(), {"model": Weights({}, Shape())})
+    for thread in threading.enumerate():
+        if thread.name == "checkpoint":
+            thread.join(60)
+    assert folder.failed
+    with pytest.raises(InputError, match="No space left on device"):
+        folder.save(Progress(2, {}), trained(), {})
+
+
+def test_room_is_looked_for_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = trained()
+    # 8 numbers: weights, two moments of each, the mean; steps and the mean's count beside them.
+    size = num_bytes({name: part.state_dict() for name, part in parts.items()})
+    assert 4 * 8 * 4 <= size <= 4 * 8 * 4 + 64
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**40, 2**40, size - 1))
+    folder = checkpoints(tmp_path / "none" / "yet")
+    with pytest.raises(InputError, match=r"0\.00 GiB are free there; make room"):
+        folder.save(Progress(1, {}), parts, {})
+    assert not (tmp_path / "none").exists()
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(2**40, 2**40, size))
+    save(folder, 1, parts)
+
+
+DAMAGES = {
+    "flipped": lambda folder: _flip(next(folder.glob("*.distcp"))),
+    "cut": lambda folder: _cut(next(folder.glob("*.distcp"))),
+    "removed": lambda folder: next(folder.glob("*.distcp")).unlink(),
+    "weights flipped": lambda folder: _flip(folder / "model" / "model.safetensors"),
+    "manifest missing": lambda folder: (folder / "manifest.json").unlink(),
+    "manifest empty": lambda folder: (folder / "manifest.json").write_text(""),
+    "manifest garbage": lambda folder: (folder / "manifest.json").write_bytes(b"\x00\xff{"),
+    "manifest {}": lambda folder: (folder / "manifest.json").write_text("{}"),
+    "manifest a list": lambda folder: (folder / "manifest.json").write_text("[1]"),
+    "manifest of wrong types": lambda folder: (folder / "manifest.json").write_text(
+        json.dumps({"step": None, "fingerprint": {}, "files": {}})
+    ),
+}
+
+
+def _flip(file: Path) -> None:
     content = bytearray(file.read_bytes())
-    if damage == "flip":
-        content[len(content) // 2] ^= 1
-        file.write_bytes(content)
-    elif damage == "cut":
-        file.write_bytes(content[:-1])
-    else:
-        file.unlink()
-    with pytest.raises(ValueError, match=file.name):
-        read_progress(folder, World())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
 
 
-def test_latest_is_by_step(tmp_path: Path) -> None:
-    assert latest_checkpoint(tmp_path / "none") is None
-    for name in ("step_00000002", "step_00000010", ".step_00000011.partial", "other"):
-        (tmp_path / name).mkdir()
-    assert latest_checkpoint(tmp_path) == tmp_path / "step_00000010"
+def _cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_passed_over_by_name(tmp_path: Path, damage: str) -> None:
+    folder = checkpoints(tmp_path)
+    exports = {"model": Weights(Training(0).module.state_dict(), Shape())}
+    first = save(folder, 1, trained(), exports=exports)
+    second = save(folder, 2, trained(), exports=exports)
+    DAMAGES[damage](second)
+    warnings: list[str] = []
+    found = folder.newest(warnings.append)
+    assert found is not None
+    assert found[0] == first
+    (warning,) = warnings
+    assert str(second) in warning
+    assert "passing over" in warning
+    with pytest.raises(InputError, match=second.name):
+        read_progress(second, World())
+    # What goes on from the first takes the place of the second.
+    save(folder, 2, trained(), exports=exports)
+    assert folder.newest(never) == (second, Progress(2, {}))
+
+
+def test_a_damaged_checkpoint_does_not_outlive_what_went_on_without_it(tmp_path: Path) -> None:
+    folder = checkpoints(tmp_path)
+    for step in (1, 5):
+        save(folder, step, trained())
+    DAMAGES["cut"](tmp_path / "step_00000005")
+    save(folder, 3, trained())
+    assert names(tmp_path) == ["step_00000001", "step_00000003"]
+
+
+def test_no_whole_checkpoint_is_not_a_fresh_start(tmp_path: Path) -> None:
+    folder = checkpoints(tmp_path)
+    for step in (1, 2):
+        DAMAGES["manifest {}"](save(folder, step, trained()))
+    with pytest.raises(InputError, match=r"none of the 2 checkpoints in .* is whole; remove"):
+        folder.newest(lambda message: None)
+
+
+def test_the_newest_and_those_for_good_are_kept(tmp_path: Path) -> None:
+    assert checkpoints(tmp_path / "none").newest(never) is None
+    folder = checkpoints(tmp_path, keep_last=2, every=4)
+    (tmp_path / ".step_00000011.partial").mkdir()
+    (tmp_path / "other").mkdir()
+    for step in (2, 4, 6, 8, 9, 10, 11):
+        save(folder, step, trained())
+    kept = [f"step_{step:08d}" for step in (4, 8, 10, 11)]
+    assert names(tmp_path) == ["other", *kept]
+    assert folder.newest(never) == (tmp_path / "step_00000011", Progress(11, {}))
+
+
+def test_another_runs_checkpoint_is_noticed(tmp_path: Path) -> None:
+    mine, other = checkpoints(tmp_path), checkpoints(tmp_path)
+    assert mine.newest(never) is None
+    mine.check_unchanged()
+    save(other, 4, trained())
+    with pytest.raises(InputError, match="another run has written checkpoints"):
+        mine.check_unchanged()

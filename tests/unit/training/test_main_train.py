@@ -1,18 +1,22 @@
 """main_train.py as users start it."""
 
 import json
+import os
 import runpy
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from torch import nn
 
 from lpd.distributed import World
-from lpd.training.parallelize import STRATEGIES
+from lpd.files import only_user_of
+from lpd.training.parallelize import STRATEGIES, DataParallel
 
 ROOT = Path(__file__).parents[3]
 
@@ -91,6 +95,10 @@ def test_mistakes_are_one_line_and_exit_2(
         (("--warmup_epochs", "2"), "warmup_epochs 2 are more than epochs 1"),
         (("--parallel", "magic"), "unknown parallel 'magic': choose from ddp"),
         (("--lr_schedule", "constant+cosine"), "lr_decay_start_epoch 400 is not before the end"),
+        (("--allow_change", "lr,seed"), "allow_change 'lr,seed': seed cannot change"),
+        (("--order_mix", "nar"), "order nar has passes of its own"),
+        (("--ema_decay", "1"), "ema_decay must be in [0, 1)"),
+        (("--accumulation_steps", "0"), "accumulation_steps must be at least 1"),
         (("--resume", "/elsewhere"), "resume /elsewhere is not output_dir"),
         (("--no-use_cached",), "training reads cached codes"),
     ],
@@ -120,31 +128,162 @@ def test_a_file_in_the_output_folders_place(
 def test_divergence_is_told_and_leaves_no_model(
     run_main: Callable[..., object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_main("--lr", "1e30", "--epochs", "3") == 2
+    diverging = ("--lr", "1e30", "--epochs", "6")
+    assert run_main(*diverging) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "the gradient is not finite at step 1" in error
-    assert "choose a lower --lr and another --output_dir" in error
+    assert "the gradient was not finite in 10 steps in a row, 1 to 10" in error
+    assert "with --allow_change lr at a lower --lr" in error
     assert not (tmp_path / "out" / "model").exists()
 
 
+def test_skipped_steps_are_told_at_the_end(
+    run_main: Callable[..., object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main("--lr", "1e30", "--epochs", "3") == 0
+    assert "(5 of 6 steps were skipped: their gradient was not finite)" in capsys.readouterr().out
+
+
+def test_a_training_goes_on_with_what_may_change(
+    run_main: Callable[..., object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_main() == 0
+    assert run_main("--lr", "0.5", "--epochs", "2") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert "lr was 7.8125e-06, now 0.5" in error
+    assert "or let it go on so with --allow_change epochs,lr" in error
+    assert run_main("--lr", "0.5", "--epochs", "2", "--allow_change", "epochs") == 2
+    assert "epochs was" not in capsys.readouterr().err.splitlines()[-1]
+    changed = ("--lr", "0.5", "--epochs", "2", "--allow_change", "epochs, lr")
+    assert run_main(*changed) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").open()]
+    assert lines[2] == {
+        "step": 2,
+        "changed": ["epochs was 1, now 2", "lr was 7.8125e-06, now 0.5"],
+    }
+    assert [line["step"] for line in lines] == [1, 2, 2, 4]
+    assert lines[3]["lr"] > 0.01
+    # From here on these are the training's settings.
+    assert run_main("--lr", "0.5", "--epochs", "2") == 0
+    assert "complete already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        ("--blr", "1e-4"),
+        ("--lr", "7.8125e-06"),
+        ("--lr", "7.8125e-06", "--blr", "0.5"),
+        ("--lr_decay_start_epoch", "17"),
+        ("--order_mix", "random:3"),
+        ("--repulsion_threshold", "1"),
+        ("--batch_size", "10", "--accumulation_steps", "2"),
+        ("--max_bad_steps", "3", "--keep_last", "1", "--chunked_loss"),
+    ],
+    ids=" ".join,
+)
+def test_settings_that_come_to_the_same_are_the_same(
+    run_main: Callable[..., object], capsys: pytest.CaptureFixture[str], same: tuple[str, ...]
+) -> None:
+    assert run_main() == 0
+    assert run_main(*same) == 0
+    assert "complete already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (("--order_mix", "random lpd"), "order_mix was random:1, now random:0.5 lpd:0.5"),
+        (("--ema_decay", "0.9"), "ema_decay was None, now 0.9"),
+        (("--accumulation_steps", "2"), "global_batch_size was 20, now 40"),
+    ],
+    ids=str,
+)
+def test_other_settings_are_named(
+    run_main: Callable[..., object],
+    capsys: pytest.CaptureFixture[str],
+    other: tuple[str, ...],
+    named: str,
+) -> None:
+    assert run_main() == 0
+    assert run_main(*other) == 2
+    assert named in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_other_codes_and_labels_are_noticed(
+    run_main: Callable[..., object],
+    small_cache: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cache = tmp_path / "cache"
+    shutil.copytree(small_cache, cache)
+    assert run_main("--cached_path", str(cache)) == 0
+    codes = np.load(cache / "codes_00000.npy")
+    codes[3, 0, 5] = (codes[3, 0, 5] + 1) % 24
+    np.save(cache / "codes_00000.npy", codes)
+    assert run_main("--cached_path", str(cache)) == 2
+    assert "cache_sha256 was" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_weights_to_start_from_are_needed_once_and_told_apart(
+    run_main: Callable[..., object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert run_main("--output_dir", str(first)) == 0
+    assert run_main("--output_dir", str(second), "--seed", "2") == 0
+    tuned = ("--epochs", "2", "--pretrained_ckpt")
+    start = first / "checkpoints" / "step_00000002"  # a checkpoint will do
+    assert run_main(*tuned, str(start)) == 0
+    capsys.readouterr()
+    assert run_main(*tuned, str(second / "model")) == 2
+    assert "pretrained_sha256 was" in capsys.readouterr().err.splitlines()[-1]
+    assert run_main("--epochs", "2") == 2
+    assert "pretrained_sha256 was" in capsys.readouterr().err.splitlines()[-1]
+    # The same weights elsewhere, and weights that are gone, which nobody needs any more.
+    assert run_main(*tuned, str(first / "model")) == 0
+    shutil.rmtree(first)
+    shutil.rmtree(tmp_path / "out" / "model")
+    assert run_main(*tuned, str(start)) == 0
+    assert (tmp_path / "out" / "model" / "model.safetensors").is_file()
+
+
+def test_one_run_per_folder(
+    run_main: Callable[..., object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with only_user_of(tmp_path / "out", "a training"):
+        assert run_main() == 2
+        told = capsys.readouterr().err.splitlines()[-1]
+        assert f"a training is at work in {tmp_path / 'out'} already (process {os.getpid()}" in told
+        assert not (tmp_path / "out" / "checkpoints").exists()
+    assert run_main() == 0
+    assert not (tmp_path / "out" / ".lock").exists()
+
+
 def test_a_parallel_strategy_is_one_entry(
-    run_main: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run_main: Callable[..., object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    in_two_processes: Callable[..., tuple[list[int | None], list[str]]],
 ) -> None:
     """A toy that puts parameters of its own in place of the model's, as sharding does."""
-    worlds = []
 
-    def toy(model: nn.Module, world: World) -> nn.Module:
-        worlds.append(world)
-        for name, parameter in list(model.named_parameters()):
-            owner = model.get_submodule(name.rpartition(".")[0])
-            setattr(owner, name.rpartition(".")[2], nn.Parameter(parameter.detach().clone()))
-        return model
+    class Toy(DataParallel):
+        def wrap(self, model: nn.Module, world: World, *, bf16: bool) -> nn.Module:
+            print("a toy")
+            for name, parameter in list(model.named_parameters()):
+                owner = model.get_submodule(name.rpartition(".")[0])
+                setattr(owner, name.rpartition(".")[2], nn.Parameter(parameter.detach().clone()))
+            return super().wrap(model, world, bf16=bf16)
 
-    monkeypatch.setitem(STRATEGIES, "toy", toy)
-    assert run_main("--output_dir", str(tmp_path / "ddp")) == 0
-    assert worlds == []
-    assert run_main("--output_dir", str(tmp_path / "toy"), "--parallel", "toy") == 0
-    assert len(worlds) == 1
+    def train(*flags: str) -> None:
+        assert run_main("--batch_size", "10", *flags) == 0
+
+    monkeypatch.setitem(STRATEGIES, "toy", Toy())
+    for name in ("ddp", "toy"):
+        flags = ("--output_dir", str(tmp_path / name), "--parallel", name)
+        codes, outputs = in_two_processes(train, *flags)
+        assert codes == [0, 0], outputs
+        assert [("a toy" in output) for output in outputs] == [name == "toy"] * 2
     models = [tmp_path / name / "model" / "model.safetensors" for name in ("ddp", "toy")]
     assert models[0].read_bytes() == models[1].read_bytes()
     # It is free to change while a training goes on.

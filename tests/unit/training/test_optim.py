@@ -69,43 +69,75 @@ def test_one_step_against_adamw_by_hand() -> None:
 class Descent:
     """A weight that follows given gradients, with a guard."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_in_a_row: int = 3) -> None:
         self.module = torch.nn.Linear(1, 1)
         torch.nn.init.ones_(self.module.weight)
         torch.nn.init.ones_(self.module.bias)
         self.optimizer = make_optimizer(self.module, 0.1)
-        self.guard = FiniteGuard(self.optimizer, torch.device("cpu"), step=7)
+        device = torch.device("cpu")
+        self.guard = FiniteGuard(self.optimizer, device, most_in_a_row=most_in_a_row)
+        self.steps = 0
 
-    def step(self, gradient: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = 0.5
-        for parameter in self.module.parameters():
-            parameter.grad = torch.full_like(parameter, gradient)
-        self.guard.watch(torch.tensor(10 * gradient), torch.tensor(abs(gradient)))
-        self.optimizer.step()
+    def step(self, *gradients: float) -> None:
+        for gradient in gradients:
+            for group in self.optimizer.param_groups:
+                group["lr"] = 0.5
+            for parameter in self.module.parameters():
+                parameter.grad = torch.full_like(parameter, gradient)
+            self.guard.watch(torch.tensor(10 * gradient), torch.tensor(abs(gradient)))
+            self.optimizer.step()
+            self.steps += 1
+
+    def check(self, world: World | None = None) -> None:
+        self.guard.check(self.steps, world or World(), lambda step: f"step {step}'s images")
 
     def state(self) -> list[torch.Tensor]:
         moments = [m for state in self.optimizer.state.values() for m in state.values()]
         return [tensor.clone() for tensor in (*self.module.parameters(), *moments)]
 
 
+def assert_equal(left: Descent, right: Descent) -> None:
+    for one, other in zip(left.state(), right.state(), strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_nothing_changes_from_the_first_gradient_that_is_not_finite(bad: float) -> None:
+def test_a_step_whose_gradient_is_not_finite_changes_nothing(bad: float) -> None:
     descent, twin = Descent(), Descent()
-    for gradient in (1.0, -2.0, 0.5):
-        descent.step(gradient)
-        twin.step(gradient)
-    descent.guard.check(World())
-    for gradient in (bad, 1.0, math.nan, 3.0):
-        descent.step(gradient)
-    # Weights, moments and step counts are those before; a fourth good step would show.
-    for left, right in zip(descent.state(), twin.state(), strict=True):
-        assert torch.equal(left, right)
-    # Steps 7, 8 and 9 were good; the loss told is that of the step that was not.
-    with pytest.raises(InputError, match=rf"not finite at step 10 \(loss {bad}\).*lower --lr"):
-        descent.guard.check(World())
+    descent.step(1.0, bad, -2.0, bad, bad, 0.5)
+    twin.step(1.0, -2.0, 0.5)
+    assert_equal(descent, twin)  # weights, moments and step counts
+    descent.check()
+    assert descent.guard.skipped() == 3
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_too_many_in_a_row_end_it_for_good(bad: float) -> None:
+    descent, twin = Descent(), Descent()
+    descent.step(1.0, bad, -2.0)
+    twin.step(1.0, -2.0)
+    descent.step(math.nan, math.nan, bad, 1.0, math.nan, 3.0)
+    assert_equal(descent, twin)
+    told = rf"in 3 steps in a row, 3 to 5 \(the last one's loss: {bad}, step 5's images\)"
+    with pytest.raises(InputError, match=told + r".*--allow_change lr"):
+        descent.check()
+    assert descent.guard.skipped() == 4
     twin.step(1.0)
     assert not torch.equal(twin.module.weight, descent.module.weight)
+
+
+def test_bad_steps_count_across_checkpoints() -> None:
+    descent = Descent()
+    descent.step(1.0, math.nan, 1.0, math.nan, math.nan)
+    saved = {name: value.clone() for name, value in descent.guard.state_dict().items()}
+    resumed = Descent()
+    resumed.guard.load_state_dict(saved)
+    resumed.steps = descent.steps
+    assert resumed.guard.skipped() == 3
+    resumed.check()
+    resumed.step(math.nan, 1.0)
+    with pytest.raises(InputError, match="in 3 steps in a row, 3 to 5 "):
+        resumed.check()
 
 
 def test_a_guard_changes_no_number() -> None:
@@ -114,8 +146,7 @@ def test_a_guard_changes_no_number() -> None:
     for gradient in (1.0, 1e-3, -7.0, 1e30, 0.0):
         guarded.step(gradient)
         plain.step(gradient)
-        for left, right in zip(guarded.state(), plain.state(), strict=True):
-            assert torch.equal(left, right)
+        assert_equal(guarded, plain)
 
 
 def test_a_process_stops_with_the_others() -> None:
@@ -127,4 +158,4 @@ def test_a_process_stops_with_the_others() -> None:
     descent = Descent()
     descent.step(1.0)
     with pytest.raises(InputError, match="not finite"):
-        descent.guard.check(TrippedElsewhere())
+        descent.check(TrippedElsewhere())

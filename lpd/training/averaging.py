@@ -1,0 +1,46 @@
+"""The running average of the weights."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+
+class WeightAverage:
+    """The exponential moving average of a model's weights; a part of a checkpoint.
+
+    After step t it is ``decay * (average before) + (1 - decay) * weights``, from the initial
+    weights on.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        """Args:
+        model: what is trained; its parameters may be sharded.
+        decay: in [0, 1).
+        """
+        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._parameters = [p.detach() for p in parameters.values()]
+        self._averages = [p.clone() for p in self._parameters]
+        self._names = tuple(parameters)
+        self._step = get_ema_multi_avg_fn(decay)
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take in the weights after a step."""
+        self._step(self._averages, self._parameters, 0)  # the count is of no matter here
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The averages by the weights' names."""
+        return dict(zip(self._names, self._averages, strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The averages."""
+        return {"weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over averages."""
+        with torch.no_grad():
+            for name, average in self.weights.items():
+                average.copy_(state_dict["weights"][name])
