@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and their hashes."""
+"""Files that are written whole or not at all, their hashes, and their names in messages."""
 
 import contextlib
 import hashlib
@@ -69,3 +69,21 @@ def sha256_of_file(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def printable(name: str | Path) -> str:
+    """A file's name as any terminal can show it.
+
+    Bytes that are not UTF-8, which no stream would take, and control characters stand as escapes.
+    """
+    return "".join(
+        character if character.isprintable() else _escaped(character) for character in str(name)
+    )
+
+
+def _escaped(character: str) -> str:
+    try:
+        (byte,) = character.encode("ascii", "surrogateescape")
+    except UnicodeEncodeError:
+        return character.encode("unicode_escape").decode("ascii")
+    return f"\\x{byte:02x}"

@@ -14,6 +14,7 @@ from lpd.data.published_cache import open_cache
 from lpd.data.transforms import normalize_
 from lpd.distributed import World
 from lpd.errors import InputError
+from lpd.files import printable
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 
 # Decoding JPEGs at this many a time keeps up with one GPU; more would only take memory.
@@ -49,7 +50,8 @@ def run_caching(config: CacheConfig, world: World) -> None:
     world.barrier()  # the index comes before any shard
     if not missing:
         if world.is_main:
-            print(f"the code cache {config.cached_path} is complete: {len(images.files)} images")
+            place = printable(config.cached_path)
+            print(f"the code cache {place} is complete: {len(images.files)} images")
         return
     error: InputError | None = None
     try:
@@ -146,12 +148,12 @@ def _num_workers(config: CacheConfig, num_batches: int) -> int:
 
 def _summary(cache: CodeCache) -> str:
     """What has been cached, with the names of the images that have no codes."""
-    lines = [f"cached {len(cache.readable)} images in {cache.path}"]
+    lines = [f"cached {len(cache.readable)} images in {printable(cache.path)}"]
     unreadable = np.setdiff1d(np.arange(cache.num_images), cache.readable)
     if len(unreadable):
         lines.append(
             f"{len(unreadable)} images could not be read and have no codes (to add them later: "
             f"repair them, remove their codes_NNNNN.npy of {SHARD_IMAGES} images, run again):"
         )
-        lines += [f"  {cache.files[row]}" for row in unreadable]
+        lines += [f"  {printable(cache.files[row])}" for row in unreadable]
     return "\n".join(lines)

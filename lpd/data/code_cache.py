@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from lpd.distributed import World
 from lpd.errors import InputError
-from lpd.files import atomic_path, read_json, write_json
+from lpd.files import atomic_path, printable, read_json, write_json
 from lpd.hashes import hash_files
 from lpd.options import defaults
 from lpd.provenance import Origin, missing
@@ -256,8 +256,8 @@ class CodeCache(ABC):
             row = int(rows[wrong.argmax()])
             raise InputError(
                 f"the code cache {self.path} has codes outside its vocabulary of "
-                f"{self.vocab_size} for {self.files[row]}: its image could not be read, or the "
-                "cache is damaged and is to be made anew"
+                f"{self.vocab_size} for {printable(self.files[row])}: its image could not be read, "
+                "or the cache is damaged and is to be made anew"
             )
 
     @abstractmethod
@@ -333,15 +333,15 @@ class ShardedCache(CodeCache):
         if not wrong.any():
             return
         row = int(wrong.argmax())
+        name = f"{printable(self.files[row])} (row {row})"
         if expected[row] < 0:
             raise InputError(
-                f"{self.path / META_NAME} has no class for {self.files[row]} (row {row} of "
-                f"{FILES_NAME}); make the cache anew"
+                f"{self.path / META_NAME} has no class for {name} of {FILES_NAME}; make the cache "
+                "anew"
             )
         raise InputError(
-            f"{file} holds the label {self.labels[row]} for {self.files[row]} (row {row}), "
-            f"expected {expected[row]}, its folder's place among the {self.num_classes} classes; "
-            f"{remedy}"
+            f"{file} holds the label {self.labels[row]} for {name}, expected {expected[row]}, its "
+            f"folder's place among the {self.num_classes} classes; {remedy}"
         )
 
     @cached_property

@@ -1,6 +1,7 @@
 import dataclasses
 import functools
 import multiprocessing
+import os
 import shutil
 from pathlib import Path
 from unittest import mock
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lpd.data import code_cache
+from lpd.data import images as images_module
 from lpd.data.caching import run_caching
 from lpd.data.code_cache import UNREADABLE
 from lpd.data.config import CacheConfig
@@ -226,6 +228,36 @@ def test_unreadable_images_can_be_skipped(
         np.testing.assert_array_equal(
             cache.get(cache.readable, flipped), whole.get(cache.readable, flipped)
         )
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_whatever_fails_for_one_image_can_be_skipped(
+    config: CacheConfig, tmp_path: Path, capsys, num_workers: int
+) -> None:
+    """One of no memory, one of too many pixels, and one with a name that is no text."""
+    damage(config.data_path, tmp_path / "copy", ())
+    folder = tmp_path / "copy" / "train" / "class1"
+    strange = folder / os.fsdecode(b"caf\xe9\x1b[2J.png")
+    strange.write_bytes(b"damaged")
+    Image.new("1", (10_000, 10_000)).save(folder / "huge.png")
+    Image.new("RGB", (77, 9)).save(folder / "zz.png")
+
+    def crop(image: Image.Image, size: int) -> Image.Image:
+        if image.size == (77, 9):
+            raise MemoryError
+        return center_crop(image, size)
+
+    config = dataclasses.replace(config, data_path=tmp_path / "copy", num_workers=num_workers)
+    with mock.patch.object(images_module, "center_crop", crop):
+        with pytest.raises(ValueError, match=r"caf\\xe9\\x1b\[2J\.png: .*; repair it, or pass"):
+            run_caching(config, World())
+        run_caching(dataclasses.replace(config, skip_unreadable=True), World())
+    out = capsys.readouterr().out
+    assert "cached 11 images" in out
+    assert "3 images could not be read" in out
+    for name in (r"caf\xe9\x1b[2J.png", "huge.png", "zz.png"):
+        assert f"  class1/{name}\n" in f"{out}\n"
+    assert f"class1/{strange.name}" in open_cache(config.cached_path).files
 
 
 def test_bad_input_is_named_before_anything_is_written(

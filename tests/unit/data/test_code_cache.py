@@ -257,7 +257,7 @@ def test_labels_that_are_not_those_of_the_folders_are_refused(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"class_names": ["ant", "cat"]}, r"no class for bee/4\.png \(row 4 of files\.txt\)"),
+        ({"class_names": ["ant", "cat"]}, r"no class for bee/4\.png \(row 4\) of files\.txt"),
         ({"num_images": 9}, r"says 9 images, files\.txt has 10"),
     ],
 )
