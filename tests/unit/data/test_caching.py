@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import json
 import multiprocessing
 import os
 import shutil
@@ -150,6 +151,50 @@ def test_resume_makes_what_is_missing_and_nothing_else(
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
 
 
+def copy_with_val(images: Path, copy: Path) -> Path:
+    """The images, and the last of each class once more as held out."""
+    damage(images, copy, ())
+    for name in ("class0/09.png", "class1/10.png", "class2/08.png"):
+        (copy / "val" / name).parent.mkdir(parents=True)
+        shutil.copy(copy / "train" / name, copy / "val" / name)
+    return copy
+
+
+def test_another_split_is_cached_with_the_same_classes(
+    whole_cache: Path, config: CacheConfig, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(config, data_path=copy_with_val(config.data_path, tmp_path / "d"))
+    run_caching(dataclasses.replace(config, split="val"), World())
+    held_out, whole = open_cache(config.cached_path), open_cache(whole_cache)
+    assert list(held_out.files) == ["class0/09.png", "class1/10.png", "class2/08.png"]
+    assert held_out.class_names == whole.class_names
+    rows = np.array([whole.files.index(name) for name in held_out.files])
+    np.testing.assert_array_equal(held_out.labels, whole.labels[rows])
+    for flipped in (np.zeros(3, dtype=bool), np.ones(3, dtype=bool)):
+        np.testing.assert_array_equal(
+            held_out.get(held_out.readable, flipped), whole.get(rows, flipped)
+        )
+    # The other split's cache is another cache; the format does not know of splits.
+    with pytest.raises(ValueError, match=r"num_images was 3, now 11; files_sha256 was .*; remove"):
+        run_caching(config, World())
+    meta = [json.loads((path / "meta.json").read_text()) for path in (whole_cache, held_out.path)]
+    assert meta[0].keys() == meta[1].keys()
+
+
+def test_a_split_of_other_classes_is_refused(config: CacheConfig, tmp_path: Path) -> None:
+    data = copy_with_val(config.data_path, tmp_path / "d")
+    config = dataclasses.replace(config, data_path=data, split="val")
+    (data / "val" / "class1").rename(data / "val" / "class9")
+    with pytest.raises(
+        ValueError, match=r"val and .*train have different .*, 2 of them in one only \(class1\)"
+    ):
+        run_caching(config, World())
+    assert not config.cached_path.exists()
+    shutil.rmtree(data / "train")  # then there is nothing that it could contradict
+    run_caching(config, World())
+    assert open_cache(config.cached_path).class_names == ("class0", "class2", "class9")
+
+
 def test_complete_cache_is_left_alone(config: CacheConfig, capsys) -> None:
     run_caching(config, World())
     before = content(config.cached_path)
@@ -275,6 +320,7 @@ def test_bad_input_is_named_before_anything_is_written(
     weights.write_bytes(weights.read_bytes()[:-100])
     for change, words in (
         ({"data_path": tmp_path / "nowhere"}, r"there is no folder .*nowhere/train"),
+        ({"split": "test"}, r"there is no folder .*/test; expected class folders"),
         ({"data_path": tmp_path / "empty"}, r"empty/train has no class folders"),
         ({"data_path": tmp_path / "hollow"}, r"class folder .*train/cat holds no images"),
         ({"img_size": 18}, r"image size 18 is not a multiple of the tokenizer's stride 4"),
@@ -289,6 +335,11 @@ def test_bad_input_is_named_before_anything_is_written(
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
         ({"img_size": 0}, "img_size must be at least 1, got 0"),
+        ({"split": "../val"}, r"split must be the name of a folder in data_path.*, got '\.\./val'"),
+        ({"split": "/val"}, "split must be the name of a folder"),
+        ({"split": ".."}, "split must be the name of a folder"),
+        ({"split": "."}, "split must be the name of a folder"),
+        ({"split": ""}, "split must be the name of a folder in data_path, such as val, got ''"),
     ):
         with pytest.raises(ValueError, match=words):
             dataclasses.replace(config, **change)
