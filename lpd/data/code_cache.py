@@ -245,9 +245,9 @@ class CodeCache(ABC):
         """
         assert ((rows >= 0) & (rows < self.num_images)).all()
         codes = self._read(rows, flipped)  # (B, N)
-        wrong = (codes < 0) | (codes >= self.vocab_size)
-        if wrong.any():
-            row = int(rows[wrong.any(axis=1).argmax()])
+        if codes.min(initial=0) < 0 or codes.max(initial=0) >= self.vocab_size:
+            wrong = ((codes < 0) | (codes >= self.vocab_size)).any(axis=1)  # (B,)
+            row = int(rows[wrong.argmax()])
             raise InputError(
                 f"the code cache {self.path} has codes outside its vocabulary of "
                 f"{self.vocab_size} for {printable(self.files[row])}: its image could not be read, "
@@ -363,13 +363,12 @@ class ShardedCache(CodeCache):
     def _read(
         self, rows: npt.NDArray[np.int64], flipped: npt.NDArray[np.bool_]
     ) -> npt.NDArray[np.uint16]:
-        codes = np.empty((len(rows), self.num_positions), dtype=np.uint16)
         # Row by row: a random batch has about a row of each shard, so that gathering them by shard
         # takes several times as long.
-        for out, row, flip in zip(codes, rows.tolist(), flipped.tolist(), strict=True):
-            shard, place = divmod(row, SHARD_IMAGES)
-            out[:] = self._shards[shard][place, int(flip)]
-        return codes
+        shards, places = (each.tolist() for each in np.divmod(rows, SHARD_IMAGES))
+        wanted = zip(shards, places, flipped.astype(int).tolist(), strict=True)
+        codes = [self._shards[shard][place, side] for shard, place, side in wanted]
+        return np.array(codes, dtype=np.uint16).reshape(len(rows), self.num_positions)
 
 
 def _shard_file(path: Path, shard: int) -> Path:
