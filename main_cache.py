@@ -1,6 +1,8 @@
 """Turn a folder of images into a code cache, on one CPU or on many GPU nodes.
 
 torchrun --nproc_per_node=8 main_cache.py --data_path IMAGENET --cached_path CACHE --img_size 256
+
+--split val caches held-out images, IMAGENET/val/CLASS/*, into a cache of their own.
 """
 
 from lpd import cli

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import io
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from typing import TypeVar
 import tyro
 
 from lpd.errors import InputError
+from lpd.files import printable
 from lpd.options import flatten
 
 ConfigT = TypeVar("ConfigT")
@@ -59,6 +61,8 @@ def command() -> Iterator[None]:
     closing terminal sends, are taken as Ctrl-C is, so that files under way are cleaned up and
     process groups closed.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as standard error: any file name can be printed
+        sys.stdout.reconfigure(errors="backslashreplace")
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays in force
             signal.signal(number, signal.default_int_handler)
@@ -68,7 +72,7 @@ def command() -> Iterator[None]:
         is_bug = isinstance(error, OSError) and error.filename is None and error.errno not in _FULL
         if is_bug or os.environ.get("LPD_TRACEBACK"):  # for developers: where did it come from?
             raise
-        _say("error: " + " ".join(str(error).split()))
+        _say("error: " + printable(" ".join(str(error).split())))
         sys.exit(2)
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on from here")

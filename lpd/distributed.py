@@ -20,7 +20,7 @@ from torch import Tensor
 
 from lpd import launcher
 from lpd.errors import InputError
-from lpd.files import LOCK_NAME, only_user_of
+from lpd.locks import LOCK_NAME, only_user_of
 
 # Rank 0 may write, hash or compute metrics for long while the others wait at a barrier.
 _TIMEOUT = datetime.timedelta(hours=2)

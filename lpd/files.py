@@ -1,20 +1,16 @@
-"""Files that are written whole or not at all, their hashes, and who may write in a folder."""
+"""Files that are written whole or not at all, room for them, their hashes and names."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import socket
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from lpd.errors import InputError
-
-LOCK_NAME = ".lock"
 
 
 @contextlib.contextmanager
@@ -91,57 +87,19 @@ def check_free_space(folder: Path, needed: int) -> None:
         )
 
 
-@contextlib.contextmanager
-def only_user_of(folder: Path, what: str) -> Iterator[Path]:
-    """Be the only process that works in a folder, for the length of the block.
+def printable(name: str | Path) -> str:
+    """A file's name as any terminal can show it.
 
-    The lock ends with the process, however it ends. The folder is made.
-
-    Args:
-        folder: the folder.
-        what: what works there, for the message: "a training".
-
-    Yields:
-        The lock's file, which tells who holds it.
-
-    Raises:
-        InputError: another process does, or the system refuses to write there.
+    Bytes that are not UTF-8, which no stream would take, and control characters stand as escapes.
     """
-    path = folder / LOCK_NAME
+    return "".join(
+        character if character.isprintable() else _escaped(character) for character in str(name)
+    )
+
+
+def _escaped(character: str) -> str:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = _locked(path)
-    except BlockingIOError:
-        raise InputError(
-            f"{what} is at work in {folder} already ({path.read_text(encoding='utf-8').strip()}); "
-            "wait for its end, or choose another folder"
-        ) from None
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}") from error
-    with file:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, {uuid.uuid4().hex}\n")
-        file.flush()
-        try:
-            yield path
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _locked(path: Path) -> TextIO:
-    """The open and locked file at ``path``.
-
-    Raises:
-        BlockingIOError: someone else has it locked.
-    """
-    while True:
-        file = path.open("a", encoding="utf-8")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever had it may have removed it meanwhile, and a lock on what is gone is none.
-            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                return file
-        except BaseException:
-            file.close()
-            raise
-        file.close()
+        (byte,) = character.encode("ascii", "surrogateescape")
+    except UnicodeEncodeError:
+        return character.encode("unicode_escape").decode("ascii")
+    return f"\\x{byte:02x}"

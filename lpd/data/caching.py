@@ -2,18 +2,20 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from lpd.data.code_cache import SHARD_IMAGES, UNREADABLE, CacheIndex, CacheWriter, CodeCache
-from lpd.data.config import CacheConfig
-from lpd.data.images import SquareImages, index_images, reading
+from lpd.data.config import TRAINING_SPLIT, CacheConfig
+from lpd.data.images import ImageIndex, SquareImages, class_folders, index_images, reading
 from lpd.data.published_cache import open_cache
 from lpd.data.transforms import normalize_
 from lpd.distributed import World
 from lpd.errors import InputError
+from lpd.files import printable
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 
 # Decoding JPEGs at this many a time keeps up with one GPU; more would only take memory.
@@ -27,7 +29,8 @@ def run_caching(config: CacheConfig, world: World) -> None:
         InputError: the images, the tokenizer and the cache that is there do not fit together (then
             nothing has been written), or an image cannot be read.
     """
-    images = index_images(config.data_path / "train")
+    images = index_images(config.data_path / config.split)
+    _check_classes(images, config.data_path / TRAINING_SPLIT)
     tokenizer = VQTokenizer.from_pretrained(config.vqgan_path, world.device)
     tokenizer.num_positions(config.img_size)  # raises if there is no such grid
     writer = CacheWriter(
@@ -49,7 +52,8 @@ def run_caching(config: CacheConfig, world: World) -> None:
     world.barrier()  # the index comes before any shard
     if not missing:
         if world.is_main:
-            print(f"the code cache {config.cached_path} is complete: {len(images.files)} images")
+            place = printable(config.cached_path)
+            print(f"the code cache {place} is complete: {len(images.files)} images")
         return
     error: InputError | None = None
     try:
@@ -132,6 +136,23 @@ def encode_shards(
             writer.write_shard(shard, codes[: len(rows)])
 
 
+def _check_classes(images: ImageIndex, training: Path) -> None:
+    """Check that a split has the classes of the training images, if those are there.
+
+    Raises:
+        InputError: it has others, so that the same label would stand for different classes.
+    """
+    if images.root == training or not training.is_dir():
+        return
+    differing = set(images.class_names) ^ set(class_folders(training))
+    if differing:
+        raise InputError(
+            f"{images.root} and {training} have different class folders, {len(differing)} of them "
+            f"in one only ({printable(min(differing))}): labels would not stand for the same "
+            "classes; make them the same"
+        )
+
+
 def _batches(shards: Sequence[range], batch_size: int) -> Iterator[range]:
     for rows in shards:
         for start in range(0, len(rows), batch_size):
@@ -146,12 +167,12 @@ def _num_workers(config: CacheConfig, num_batches: int) -> int:
 
 def _summary(cache: CodeCache) -> str:
     """What has been cached, with the names of the images that have no codes."""
-    lines = [f"cached {len(cache.readable)} images in {cache.path}"]
+    lines = [f"cached {len(cache.readable)} images in {printable(cache.path)}"]
     unreadable = np.setdiff1d(np.arange(cache.num_images), cache.readable)
     if len(unreadable):
         lines.append(
             f"{len(unreadable)} images could not be read and have no codes (to add them later: "
             f"repair them, remove their codes_NNNNN.npy of {SHARD_IMAGES} images, run again):"
         )
-        lines += [f"  {cache.files[row]}" for row in unreadable]
+        lines += [f"  {printable(cache.files[row])}" for row in unreadable]
     return "\n".join(lines)

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from lpd.errors import InputError
 
+TRAINING_SPLIT = "train"
+
 
 @dataclass(frozen=True, kw_only=True)
 class CacheConfig:
@@ -15,7 +17,10 @@ class CacheConfig:
     vqgan_path: Path = Path("tokenizers/vq_ds16_c2i.pt")
     """The tokenizer's weights: a .pt, .pth or .safetensors file, or a folder."""
     data_path: Path
-    """Folder with train/CLASS/* images."""
+    """Folder with train/CLASS/* images, and those of other splits beside train."""
+    split: str = TRAINING_SPLIT
+    """Which folder of data_path to cache: train, or held-out images such as val. Each split needs a
+    cache of its own."""
     cached_path: Path
     """Folder for the cache; one that is there already is completed."""
     batch_size: int = 64
@@ -29,6 +34,10 @@ class CacheConfig:
     """Leave images that cannot be read without codes, instead of stopping."""
 
     def __post_init__(self) -> None:
+        if self.split in {"", ".."} or Path(self.split).name != self.split:
+            raise InputError(
+                f"split must be the name of a folder in data_path, such as val, got {self.split!r}"
+            )
         if self.img_size < 1:
             raise InputError(f"img_size must be at least 1, got {self.img_size}")
         if self.batch_size < 1:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +12,20 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from lpd.data.transforms import center_crop, image_to_pixels
 from lpd.errors import InputError
+from lpd.files import printable
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
+# Where mode I, of 32 bits, is how some of Pillow's versions hold 16.
+_FORMATS_OF_16_BITS = frozenset({"PNG", "PPM"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,16 +99,52 @@ def files_with_suffix(folder: Path, suffixes: frozenset[str]) -> list[str]:
 
 
 def read_image(path: Path) -> Image.Image:
-    """Read an image whole, as RGB.
+    """Read an image whole, as RGB of 8 bits.
+
+    16-bit grey is scaled, 65535 to 255, and rounded to the nearest value.
 
     Raises:
-        InputError: the file is missing or damaged; the message names it.
+        InputError: the file is missing or damaged, has more pixels than Pillow holds to be safe
+            (``Image.MAX_IMAGE_PIXELS``, 89 million), or its pixels are floats or integers whose
+            range it does not say; the message names it.
     """
     try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)  # else it is decoded
+            with Image.open(path) as image:
+                return _to_rgb(image)
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
-        raise InputError(f"cannot read the image {path}: {error}") from error
+        raise InputError(f"cannot read the image {printable(path)}: {_reason(error)}") from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    # Pillow's own conversion clips what is wider than 8 bits, which makes nearly all of it white.
+    is_16_bit = image.mode.startswith("I;16") or (
+        image.mode == "I" and image.format in _FORMATS_OF_16_BITS
+    )
+    if is_16_bit:
+        return Image.fromarray(_to_8_bits(image)).convert("RGB")
+    if image.mode in {"I", "F"}:
+        kind = "floats" if image.mode == "F" else "32-bit or signed integers"
+        raise ValueError(f"its pixels are {kind} of unknown range; save it with 8 or 16 bits")
+    return image.convert("RGB")
+
+
+def _to_8_bits(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """The values (H, W) of a grey image of 16 bits."""
+    tags = getattr(image, "tag_v2", {})  # of a TIFF file, which may have 12 bits, or black on top
+    (bits,) = tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,))
+    top = 2**bits - 1
+    values = np.array(image, dtype=np.uint32)
+    values *= 255
+    values += top // 2
+    values //= top
+    grey = values.astype(np.uint8)
+    return 255 - grey if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0 else grey
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__  # a MemoryError has no words
 
 
 class LoadedImage(NamedTuple):
@@ -119,8 +159,9 @@ class LoadedImage(NamedTuple):
 class SquareImages(Dataset[LoadedImage]):
     """The images of an index, center-cropped to squares of S pixels.
 
-    A damaged image comes out as a :class:`LoadedImage` with an error: what to do about it is the
-    caller's choice, and an exception would lose its words on the way out of a worker process.
+    An image that cannot be read or cropped, for whatever reason, comes out as a
+    :class:`LoadedImage` with an error: what to do about it is the caller's choice, and an exception
+    would lose its words on the way out of a worker process.
     """
 
     def __init__(self, index: ImageIndex, size: int) -> None:
@@ -131,13 +172,14 @@ class SquareImages(Dataset[LoadedImage]):
         return len(self._index.files)
 
     def __getitem__(self, row: int) -> LoadedImage:
+        path = self._index.root / self._index.files[row]
         try:
-            image = read_image(self._index.root / self._index.files[row])
+            return LoadedImage(image_to_pixels(center_crop(read_image(path), self._size)), "")
         except InputError as error:
-            return LoadedImage(
-                torch.zeros(3, self._size, self._size, dtype=torch.uint8), str(error)
-            )
-        return LoadedImage(image_to_pixels(center_crop(image, self._size)), "")
+            reason = str(error)
+        except Exception as error:  # no room for it, or what nobody thought of: still one image's
+            reason = f"cannot crop the image {printable(path)}: {_reason(error)}"
+        return LoadedImage(torch.zeros(3, self._size, self._size, dtype=torch.uint8), reason)
 
 
 def load_pixels(index: ImageIndex, size: int) -> Tensor:

@@ -90,13 +90,19 @@ class PublishedCache(CodeCache):
             raise InputError(f"{key} in {file} is {codes.dtype}, expected integers")
         return codes.reshape(-1)  # (N,)
 
-    def _read(self, row: int, flipped: bool, out: npt.NDArray[np.int64]) -> None:
-        codes = self._load(row, flipped=flipped)
-        if codes.shape != out.shape:
-            raise InputError(
-                f"{self.path / self.files[row]}.npz holds {len(codes)} codes, others {len(out)}"
-            )
-        out[:] = codes
+    def _read(
+        self, rows: npt.NDArray[np.int64], flipped: npt.NDArray[np.bool_]
+    ) -> npt.NDArray[np.int64]:
+        codes = np.empty((len(rows), self.num_positions), dtype=np.int64)
+        for out, row, flip in zip(codes, rows.tolist(), flipped.tolist(), strict=True):
+            loaded = self._load(row, flipped=flip)
+            if loaded.shape != out.shape:
+                raise InputError(
+                    f"{self.path / self.files[row]}.npz holds {len(loaded)} codes, "
+                    f"others {len(out)}"
+                )
+            out[:] = loaded
+        return codes
 
 
 def convert_published(cache: PublishedCache, path: Path, *, tokenizer_sha256: str) -> None:

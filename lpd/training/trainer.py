@@ -13,7 +13,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.checkpoint.stateful import Stateful
 from torch.distributed.tensor import DTensor
 
-from lpd.files import write_json
+from lpd.files import printable, write_json
 from lpd.models.layers import Attend
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.models.visibility import Visibility, training_attention
@@ -217,7 +217,7 @@ class Trainer:
     def _describe(self, step: int) -> str:
         """What a step, from 0, was about, for a message."""
         rows = self.source.rows(step)
-        names = [self.setup.cache.files[row] for row in rows[:3]]
+        names = [printable(self.setup.cache.files[row]) for row in rows[:3]]
         more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
         return f"{len(self.source.group_sizes(step))} passes, images {', '.join(names)}{more}"
 

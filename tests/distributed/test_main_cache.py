@@ -119,6 +119,23 @@ def test_an_unreadable_image_of_one_process_ends_both(
     assert kept.items() <= content(cached_path).items()
 
 
+def test_held_out_images_are_cached_by_the_same_program(
+    flags: list[str], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("class0/00.png", "class1/01.png"):
+        (images / "val" / name).parent.mkdir(parents=True)
+        (images / "train" / name).rename(images / "val" / name)
+    assert main_cache(*flags, "--cached_path", tmp_path / "train") == 0
+    assert main_cache(*flags, "--cached_path", tmp_path / "val", "--split", "val") == 0
+    out = capsys.readouterr().out
+    assert "cached 16 images" in out
+    assert "cached 2 images" in out
+    assert (tmp_path / "val" / "files.txt").read_text() == "class0/00.png\nclass1/01.png\n"
+    # What is there already is of another split.
+    assert main_cache(*flags, "--cached_path", tmp_path / "train", "--split", "val") == 2
+    assert "num_images was 16, now 2; files_sha256 was" in capsys.readouterr().err
+
+
 def test_mistake_is_one_line(
     flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

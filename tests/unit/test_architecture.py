@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 LAYERS = [
     ["lpd.compat"],
     ["lpd.errors", "lpd.launcher", "lpd.ahead", "lpd.marks"],
-    ["lpd.options", "lpd.files"],
+    ["lpd.options", "lpd.files", "lpd.locks"],
     ["lpd.cli", "lpd.provenance", "lpd.randomness", "lpd.weights", "lpd.distributed"],
     ["lpd.hashes"],
     ["lpd.tokenizer"],

@@ -124,6 +124,24 @@ def test_what_a_user_can_mend_ends_a_command_with_one_line(
         raise InputError("where from?")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_any_file_name_can_be_printed(encoding: str) -> None:
+    program = (
+        "from lpd import cli\n"
+        "from lpd.errors import InputError\n"
+        "with cli.command():\n"
+        "    print('caf\\udce9 \\u65e5')\n"
+        "    raise InputError('caf\\udce9 \\x1b[2J is wrong')\n"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "LPD_TRACEBACK": ""}
+    done = subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, env=environment
+    )
+    assert done.returncode == 2
+    assert done.stdout.startswith(rb"caf\udce9 ")
+    assert done.stderr.endswith(rb"error: caf\xe9 \x1b[2J is wrong" + b"\n")
+
+
 @pytest.mark.parametrize(
     "bug", [KeyError("a bug"), ValueError("a bug"), RuntimeError("a bug"), OSError("a bug")]
 )

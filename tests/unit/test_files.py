@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lpd.files import atomic_path, read_json, sha256_of_file, write_json
+from lpd.files import atomic_path, printable, read_json, sha256_of_file, write_json
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -46,3 +46,18 @@ def test_sha256(tmp_path: Path) -> None:
     assert sha256_of_file(path) == (
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("n01/日本 é.JPEG", "n01/日本 é.JPEG"),
+        ("caf\udce9", "caf\\xe9"),
+        ("\x1b[31m\r\t\x7f", "\\x1b[31m\\x0d\\x09\\x7f"),
+        ("\u202e\x85\ud800", "\\u202e\\x85\\ud800"),
+        (Path("a") / "b\udcff", "a/b\\xff"),
+    ],
+)
+def test_names_are_shown_as_any_terminal_takes_them(name: str | Path, shown: str) -> None:
+    assert printable(name) == shown
+    shown.encode("utf-8")

@@ -1,6 +1,8 @@
 import dataclasses
 import functools
+import json
 import multiprocessing
+import os
 import shutil
 from pathlib import Path
 from unittest import mock
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lpd.data import code_cache
+from lpd.data import images as images_module
 from lpd.data.caching import run_caching
 from lpd.data.code_cache import UNREADABLE
 from lpd.data.config import CacheConfig
@@ -148,6 +151,50 @@ def test_resume_makes_what_is_missing_and_nothing_else(
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
 
 
+def copy_with_val(images: Path, copy: Path) -> Path:
+    """The images, and the last of each class once more as held out."""
+    damage(images, copy, ())
+    for name in ("class0/09.png", "class1/10.png", "class2/08.png"):
+        (copy / "val" / name).parent.mkdir(parents=True)
+        shutil.copy(copy / "train" / name, copy / "val" / name)
+    return copy
+
+
+def test_another_split_is_cached_with_the_same_classes(
+    whole_cache: Path, config: CacheConfig, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(config, data_path=copy_with_val(config.data_path, tmp_path / "d"))
+    run_caching(dataclasses.replace(config, split="val"), World())
+    held_out, whole = open_cache(config.cached_path), open_cache(whole_cache)
+    assert list(held_out.files) == ["class0/09.png", "class1/10.png", "class2/08.png"]
+    assert held_out.class_names == whole.class_names
+    rows = np.array([whole.files.index(name) for name in held_out.files])
+    np.testing.assert_array_equal(held_out.labels, whole.labels[rows])
+    for flipped in (np.zeros(3, dtype=bool), np.ones(3, dtype=bool)):
+        np.testing.assert_array_equal(
+            held_out.get(held_out.readable, flipped), whole.get(rows, flipped)
+        )
+    # The other split's cache is another cache; the format does not know of splits.
+    with pytest.raises(ValueError, match=r"num_images was 3, now 11; files_sha256 was .*; remove"):
+        run_caching(config, World())
+    meta = [json.loads((path / "meta.json").read_text()) for path in (whole_cache, held_out.path)]
+    assert meta[0].keys() == meta[1].keys()
+
+
+def test_a_split_of_other_classes_is_refused(config: CacheConfig, tmp_path: Path) -> None:
+    data = copy_with_val(config.data_path, tmp_path / "d")
+    config = dataclasses.replace(config, data_path=data, split="val")
+    (data / "val" / "class1").rename(data / "val" / "class9")
+    with pytest.raises(
+        ValueError, match=r"val and .*train have different .*, 2 of them in one only \(class1\)"
+    ):
+        run_caching(config, World())
+    assert not config.cached_path.exists()
+    shutil.rmtree(data / "train")  # then there is nothing that it could contradict
+    run_caching(config, World())
+    assert open_cache(config.cached_path).class_names == ("class0", "class2", "class9")
+
+
 def test_complete_cache_is_left_alone(config: CacheConfig, capsys) -> None:
     run_caching(config, World())
     before = content(config.cached_path)
@@ -228,6 +275,36 @@ def test_unreadable_images_can_be_skipped(
         )
 
 
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_whatever_fails_for_one_image_can_be_skipped(
+    config: CacheConfig, tmp_path: Path, capsys, num_workers: int
+) -> None:
+    """One of no memory, one of too many pixels, and one with a name that is no text."""
+    damage(config.data_path, tmp_path / "copy", ())
+    folder = tmp_path / "copy" / "train" / "class1"
+    strange = folder / os.fsdecode(b"caf\xe9\x1b[2J.png")
+    strange.write_bytes(b"damaged")
+    Image.new("1", (10_000, 10_000)).save(folder / "huge.png")
+    Image.new("RGB", (77, 9)).save(folder / "zz.png")
+
+    def crop(image: Image.Image, size: int) -> Image.Image:
+        if image.size == (77, 9):
+            raise MemoryError
+        return center_crop(image, size)
+
+    config = dataclasses.replace(config, data_path=tmp_path / "copy", num_workers=num_workers)
+    with mock.patch.object(images_module, "center_crop", crop):
+        with pytest.raises(ValueError, match=r"caf\\xe9\\x1b\[2J\.png: .*; repair it, or pass"):
+            run_caching(config, World())
+        run_caching(dataclasses.replace(config, skip_unreadable=True), World())
+    out = capsys.readouterr().out
+    assert "cached 11 images" in out
+    assert "3 images could not be read" in out
+    for name in (r"caf\xe9\x1b[2J.png", "huge.png", "zz.png"):
+        assert f"  class1/{name}\n" in f"{out}\n"
+    assert f"class1/{strange.name}" in open_cache(config.cached_path).files
+
+
 def test_bad_input_is_named_before_anything_is_written(
     config: CacheConfig, tmp_path: Path, tokenizer_folder: Path
 ) -> None:
@@ -243,6 +320,7 @@ def test_bad_input_is_named_before_anything_is_written(
     weights.write_bytes(weights.read_bytes()[:-100])
     for change, words in (
         ({"data_path": tmp_path / "nowhere"}, r"there is no folder .*nowhere/train"),
+        ({"split": "test"}, r"there is no folder .*/test; expected class folders"),
         ({"data_path": tmp_path / "empty"}, r"empty/train has no class folders"),
         ({"data_path": tmp_path / "hollow"}, r"class folder .*train/cat holds no images"),
         ({"img_size": 18}, r"image size 18 is not a multiple of the tokenizer's stride 4"),
@@ -257,6 +335,11 @@ def test_bad_input_is_named_before_anything_is_written(
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
         ({"img_size": 0}, "img_size must be at least 1, got 0"),
+        ({"split": "../val"}, r"split must be the name of a folder in data_path.*, got '\.\./val'"),
+        ({"split": "/val"}, "split must be the name of a folder"),
+        ({"split": ".."}, "split must be the name of a folder"),
+        ({"split": "."}, "split must be the name of a folder"),
+        ({"split": ""}, "split must be the name of a folder in data_path, such as val, got ''"),
     ):
         with pytest.raises(ValueError, match=words):
             dataclasses.replace(config, **change)

@@ -257,7 +257,7 @@ def test_labels_that_are_not_those_of_the_folders_are_refused(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"class_names": ["ant", "cat"]}, r"no class for bee/4\.png \(row 4 of files\.txt\)"),
+        ({"class_names": ["ant", "cat"]}, r"no class for bee/4\.png \(row 4\) of files\.txt"),
         ({"num_images": 9}, r"says 9 images, files\.txt has 10"),
     ],
 )
@@ -298,6 +298,19 @@ def test_codes_outside_the_vocabulary_are_named(cache_path: Path) -> None:
     for row, flip in ((6, False), (7, True)):
         with pytest.raises(ValueError, match=rf"outside its vocabulary of 1000 for \w+/{row}\.png"):
             cache.get(np.array([0, row]), np.array([True, flip]))
+
+
+def test_the_first_of_several_wrong_rows_is_named(cache_path: Path) -> None:
+    codes = np.load(cache_path / "codes_00001.npy")
+    codes[1:3, 0] = UNREADABLE
+    np.save(cache_path / "codes_00001.npy", codes)
+    with pytest.raises(ValueError, match=r"outside its vocabulary .* for bee/6\.png"):
+        open_cache(cache_path).get(np.array([1, 6, 5]), np.zeros(3, dtype=bool))
+
+
+def test_an_empty_batch_has_no_codes(cache_path: Path) -> None:
+    codes = open_cache(cache_path).get(np.empty(0, dtype=np.int64), np.empty(0, dtype=bool))
+    assert (codes.shape, codes.dtype) == ((0, 4), np.int64)
 
 
 def test_check_names_what_does_not_fit(cache_path: Path) -> None:

@@ -1,15 +1,19 @@
 import io
 import multiprocessing
 import os
+import re
 import signal
+import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 from torch.utils.data import DataLoader
 
+from lpd.data import images
 from lpd.data.images import SquareImages, index_images, read_image, reading
 
 
@@ -62,6 +66,112 @@ def test_every_mode_is_read_as_rgb(tmp_path: Path, mode: str, color, rgb) -> Non
     assert image.getpixel((3, 3)) == rgb
 
 
+def grey_tiff(values: list[int], *, bits: int, photometric: int = 1) -> bytes:
+    """A TIFF file of a row of pixels of 12 or 16 bits; photometric 0 is white at 0."""
+    if bits == 16:
+        pixels = struct.pack(f"<{len(values)}H", *values)
+    else:
+        pixels = int("".join(f"{value:0{bits}b}" for value in values), 2).to_bytes(
+            len(values) * bits // 8, "big"
+        )
+    entries = {
+        256: len(values),
+        257: 1,
+        258: bits,
+        259: 1,
+        262: photometric,
+        273: 8,
+        277: 1,
+        278: 1,
+        279: len(pixels),
+    }
+    directory = b"".join(struct.pack("<HHIHH", tag, 3, 1, v, 0) for tag, v in entries.items())
+    start = 8 + len(pixels)
+    head = struct.pack("<2sHI", b"II", 42, start)
+    return head + pixels + struct.pack("<H", len(entries)) + directory + struct.pack("<I", 0)
+
+
+WIDE = [0, 128, 129, 257, 25_700, 32_767, 32_768, 65_407, 65_535]
+NARROWED = [0, 0, 1, 1, 100, 127, 128, 255, 255]  # the nearest to 255 / 65535 of each
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "big-endian TIFF", "PPM"])
+def test_16_bit_grey_is_scaled(tmp_path: Path, kind: str) -> None:
+    values = np.array([WIDE], dtype=">u2" if kind.startswith("big") else "<u2")
+    suffix = {"PPM": "pgm", "PNG": "png"}.get(kind, "tif")
+    Image.fromarray(values).save(tmp_path / f"a.{suffix}", kind.split()[-1])
+    image = read_image(tmp_path / f"a.{suffix}")
+    assert image.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(image)[0], np.repeat([NARROWED], 3, axis=0).T)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (grey_tiff(WIDE, bits=16), NARROWED),
+        (grey_tiff(WIDE, bits=16, photometric=0), [255 - value for value in NARROWED]),
+        (grey_tiff([0, 8, 9, 2048, 4086, 4095], bits=12), [0, 0, 1, 128, 254, 255]),
+        (b"P2 3 1 1000\n0 500 1000\n", [0, 128, 255]),
+    ],
+)
+def test_white_is_what_the_file_says(tmp_path: Path, content: bytes, expected: list[int]) -> None:
+    (tmp_path / "a.tif").write_bytes(content)
+    assert np.asarray(read_image(tmp_path / "a.tif"))[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [("f4", "floats"), ("i4", "32-bit or signed integers")])
+def test_pixels_of_unknown_range_are_refused(tmp_path: Path, dtype: str, kind: str) -> None:
+    Image.fromarray(np.full((2, 2), 200, dtype)).save(tmp_path / "a.tif")
+    words = rf"cannot read the image .*a\.tif: its pixels are {kind} of unknown range; save it with"
+    with pytest.raises(ValueError, match=words):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("most", [99, 49])  # Pillow warns of 100 pixels, or refuses them
+def test_images_of_too_many_pixels_are_refused_before_they_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder, most: int
+) -> None:
+    path = save(tmp_path / "a.png", size=(10, 10))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    read_image(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
+    monkeypatch.setattr(PngImageFile, "load", lambda _: pytest.fail("decoded"))
+    with pytest.raises(ValueError, match=r"the image .*a\.png: .*\(100 pixels\) exceeds limit"):
+        read_image(path)
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("error", [MemoryError(), ValueError("no"), ZeroDivisionError("zero")])
+@pytest.mark.parametrize("step", ["center_crop", "image_to_pixels", "_to_rgb"])
+def test_any_error_about_one_image_is_that_image_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
+) -> None:
+    save(tmp_path / "c" / "a.png")
+    save(tmp_path / "c" / "b.png", color=(0, 255, 0), size=(9, 9))
+    step_of_pillow = getattr(images, step)
+
+    def fail_for_the_first(image: Image.Image, *rest: object) -> object:
+        if 8 in image.size:
+            raise error
+        return step_of_pillow(image, *rest)
+
+    loaded = SquareImages(index_images(tmp_path), 8 if step == "image_to_pixels" else 4)
+    monkeypatch.setattr(images, step, fail_for_the_first)
+    words = str(error) or "MemoryError"
+    assert re.fullmatch(rf"cannot (read|crop) the image .*/c/a\.png: {words}", loaded[0].error)
+    assert not loaded[0].pixels.any()
+    if step != "image_to_pixels":
+        assert loaded[1].error == ""
+        assert loaded[1].pixels[1].eq(255).all()
+
+
+def test_strange_names_can_be_printed(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9\x1b[2J.png")
+    with pytest.raises(ValueError, match=r"caf\\xe9\\x1b\[2J\.png: ") as error:
+        read_image(tmp_path / name)
+    str(error.value).encode("utf-8")
+
+
 def damaged_files() -> dict[str, bytes]:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     files = {"empty.png": b"", "text.png": b"<html>404</html>", "zeros.jpg": bytes(1000)}
@@ -86,8 +196,8 @@ def test_damaged_images_come_out_of_workers_with_their_error(
     save(tmp_path / "c" / "a.png", color=(255, 0, 0), size=(30, 20))
     (tmp_path / "c" / "b.png").write_bytes(b"damaged")
     save(tmp_path / "c" / "c.png", color=(0, 255, 0))
-    images = SquareImages(index_images(tmp_path), 4)
-    (batch,) = DataLoader(images, batch_size=3, num_workers=num_workers)
+    dataset = SquareImages(index_images(tmp_path), 4)
+    (batch,) = DataLoader(dataset, batch_size=3, num_workers=num_workers)
     assert batch.pixels.dtype == torch.uint8
     assert batch.pixels[:, :, 2, 2].tolist() == [[255, 0, 0], [0, 0, 0], [0, 255, 0]]
     assert [bool(error) for error in batch.error] == [False, True, False]
@@ -97,8 +207,8 @@ def test_damaged_images_come_out_of_workers_with_their_error(
 def test_workers_outlive_the_signals_of_a_terminal_or_scheduler(tmp_path: Path) -> None:
     for name in "abcdefgh":
         save(tmp_path / "c" / f"{name}.png", color=(255, 0, 0), size=(30, 20))
-    images = SquareImages(index_images(tmp_path), 4)
-    with reading(images, [[row] for row in range(8)], num_workers=1) as batches:
+    dataset = SquareImages(index_images(tmp_path), 4)
+    with reading(dataset, [[row] for row in range(8)], num_workers=1) as batches:
         next(batches)
         (worker,) = multiprocessing.active_children()
         for number in (signal.SIGINT, signal.SIGTERM):

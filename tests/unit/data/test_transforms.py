@@ -1,10 +1,100 @@
+from unittest import mock
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from lpd.data.transforms import center_crop, image_to_pixels, normalize_
+
+
+def crop_of_adm(image: Image.Image, size: int) -> Image.Image:
+    """ADM's crop as published: it scales all of the image, however long, and then cuts."""
+    while min(image.size) >= 2 * size:
+        image = image.resize(tuple(length // 2 for length in image.size), Image.Resampling.BOX)
+    scale = size / min(image.size)
+    image = image.resize(
+        tuple(round(length * scale) for length in image.size), Image.Resampling.BICUBIC
+    )
+    left, top = ((length - size) // 2 for length in image.size)
+    return image.crop((left, top, left + size, top + size))
+
+
+def noise(width: int, height: int) -> Image.Image:
+    random = np.random.default_rng(width * 100_003 + height)
+    return Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def assert_crop_of_adm(width: int, height: int, size: int) -> None:
+    image = noise(width, height)
+    np.testing.assert_array_equal(
+        np.asarray(center_crop(image, size)), np.asarray(crop_of_adm(image, size))
+    )
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    short=st.integers(1, 200),
+    aspect=st.floats(1, 64),
+    size=st.integers(1, 70),
+    upright=st.booleans(),
+)
+def test_ordinary_images_come_out_as_with_adm(
+    short: int, aspect: float, size: int, upright: bool
+) -> None:
+    long = min(int(short * aspect), 3000)
+    assert_crop_of_adm(*((short, long) if upright else (long, short)), size)
+
+
+@pytest.mark.parametrize("size", [256, 512])
+@pytest.mark.parametrize(
+    ("width", "height"),
+    [(500, 375), (375, 500), (333, 500), (1023, 1025), (2049, 1536), (640, 10), (10, 640)],
+)
+def test_images_of_usual_sizes_come_out_as_with_adm(width: int, height: int, size: int) -> None:
+    assert_crop_of_adm(width, height, size)
+
+
+# Scaling by a whole power of two leaves no room for rounding: the same pixels on this way too.
+@pytest.mark.parametrize(
+    ("width", "height", "size"),
+    [(1, 20_000, 16), (20_000, 1, 16), (1, 20_001, 16), (2, 4097, 32), (4001, 4, 4), (4001, 8, 4)],
+)
+def test_long_images_come_out_as_with_adm_where_nothing_is_rounded(
+    width: int, height: int, size: int
+) -> None:
+    assert_crop_of_adm(width, height, size)
+
+
+@pytest.mark.parametrize("long", [2000, 2001, 3003])
+@pytest.mark.parametrize("short", [3, 5, 7, 11, 20, 23])
+@pytest.mark.parametrize("size", [10, 16, 17])
+def test_long_images_move_by_less_than_a_pixel(long: int, short: int, size: int) -> None:
+    values = np.empty((short, long, 3), dtype=np.uint8)
+    # A ramp over the middle, of 4 steps for each pixel of the square: values tell places.
+    middle = (np.arange(long) - (long - 1) / 2) * size / short
+    values[:] = np.clip(128 + 4 * middle, 0, 255)[:, None]
+    image = Image.fromarray(values)
+    got, expected = (
+        np.asarray(crop(image, size)).astype(int) for crop in (center_crop, crop_of_adm)
+    )
+    assert np.abs(got - expected).max() < 4
+
+
+@pytest.mark.parametrize("shape", [(1, 20_000), (20_000, 1), (3, 100_000), (600, 60_000)])
+def test_memory_is_bounded_for_any_aspect(shape: tuple[int, int]) -> None:
+    sizes = []
+    resize = Image.Image.resize
+
+    def recorded(image: Image.Image, size: tuple[int, int], *rest: object) -> Image.Image:
+        sizes.append(size[0] * size[1])
+        return resize(image, size, *rest)
+
+    with mock.patch.object(Image.Image, "resize", recorded):
+        assert center_crop(Image.new("RGB", shape), 256).size == (256, 256)
+    assert max(sizes) <= 65 * 300**2
 
 
 @settings(deadline=None, max_examples=60)

@@ -15,7 +15,7 @@ import pytest
 from torch import nn
 
 from lpd.distributed import World
-from lpd.files import only_user_of
+from lpd.locks import only_user_of
 from lpd.training.parallelize import STRATEGIES, DataParallel
 
 ROOT = Path(__file__).parents[3]
