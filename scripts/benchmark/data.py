@@ -6,8 +6,8 @@ The same random codes are written in both formats, into a temporary folder on on
 random batches; the rows of a round are the same for both, their turns interleaved. What was just
 written is in the system's page cache, so the formats are timed, and not the disk. A number is the
 least time over the rounds, a ratio that to the npz files. A training batch is codes, labels and
-orders (--order_mix), all but the copy to a device. Both formats must give the same codes. The last line is
-all of it as JSON.
+orders (--order_mix), all but the copy to a device. Both formats must give the same codes. The last
+line is all of it as JSON.
 """
 
 import dataclasses
