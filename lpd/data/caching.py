@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from lpd.data.code_cache import SHARD_IMAGES, UNREADABLE, CacheIndex, CacheWriter, CodeCache
 from lpd.data.config import CacheConfig
@@ -14,6 +13,7 @@ from lpd.data.published_cache import open_cache
 from lpd.data.transforms import normalize_
 from lpd.distributed import World
 from lpd.errors import InputError
+from lpd.progress import progress
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 
 # Decoding JPEGs at this many a time keeps up with one GPU; more would only take memory.
@@ -107,7 +107,7 @@ def encode_shards(
             num_workers=_num_workers(config, len(batches)),
             pin_memory=device.type == "cuda",
         ) as loaded_batches,
-        tqdm(total=num_images, desc="caching", unit="image", disable=not show_progress) as bar,
+        progress(total=num_images, desc="caching", unit="image", disable=not show_progress) as bar,
     ):
         for shard in shards:
             rows = writer.shard_rows(shard)

@@ -6,11 +6,11 @@ from types import TracebackType
 from typing import Self
 
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.files import atomic_path
+from lpd.progress import progress
 
 
 class TrainingLog:
@@ -24,7 +24,7 @@ class TrainingLog:
         world: the run's processes.
         """
         self._file = folder / "log.jsonl"
-        self._progress = tqdm(
+        self._progress = progress(
             total=total_steps,
             initial=start_step,
             unit="step",
