@@ -15,6 +15,7 @@ import tyro
 from lpd.errors import InputError
 from lpd.files import printable
 from lpd.options import flatten
+from lpd.progress import end_open_bars
 
 ConfigT = TypeVar("ConfigT")
 
@@ -67,7 +68,10 @@ def command() -> Iterator[None]:
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays in force
             signal.signal(number, signal.default_int_handler)
     try:
-        yield
+        try:
+            yield
+        finally:  # before anything is said of an error, or a traceback shown
+            end_open_bars()
     except (InputError, OSError) as error:
         is_bug = isinstance(error, OSError) and error.filename is None and error.errno not in _FULL
         if is_bug or os.environ.get("LPD_TRACEBACK"):  # for developers: where did it come from?

@@ -17,12 +17,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
-from lpd import launcher
+from lpd import heartbeat, launcher
 from lpd.errors import InputError
 from lpd.locks import LOCK_NAME, only_user_of
 
-# Rank 0 may write, hash or compute metrics for long while the others wait at a barrier.
+# Rank 0 may write, hash or compute metrics for long while the others wait at a barrier. Processes
+# that are lost are found sooner, by their heartbeats.
 _TIMEOUT = datetime.timedelta(hours=2)
 # Of what one machine writes to another; network file systems look again after a minute at most.
 _SHOWN_WITHIN_SECONDS = 60.0
@@ -148,6 +151,9 @@ def pick_device(name: str | None, local_rank: int = 0) -> torch.device:
 def join_world(device_name: str | None = None) -> Iterator[World]:
     """Join the run's processes for the length of the block.
 
+    A process that loses another one on the way, stopped or vanished, ends with exit code
+    :data:`lpd.heartbeat.LOST` after :data:`lpd.heartbeat.LIMIT_SECONDS`.
+
     Args:
         device_name: a torch device; None takes this process's GPU, or the CPU where there is none.
 
@@ -169,11 +175,19 @@ def join_world(device_name: str | None = None) -> Iterator[World]:
     # What is on a GPU goes through NCCL; flags and objects are on the CPU, where Gloo exchanges
     # them without waiting for the GPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=_TIMEOUT)
-    try:
-        yield world
-    finally:
-        dist.destroy_process_group()
+    store, _, _ = next(rendezvous("env://", timeout=_TIMEOUT))
+    with heartbeat.watched_peers(store, rank, size, limit_seconds=heartbeat.LIMIT_SECONDS):
+        dist.init_process_group(
+            backend,
+            store=PrefixStore("lpd/group", store),
+            rank=rank,
+            world_size=size,
+            timeout=_TIMEOUT,
+        )
+        try:
+            yield world
+        finally:
+            dist.destroy_process_group()
 
 
 @contextlib.contextmanager

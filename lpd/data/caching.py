@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from lpd.data.code_cache import SHARD_IMAGES, UNREADABLE, CacheIndex, CacheWriter, CodeCache
 from lpd.data.config import TRAINING_SPLIT, CacheConfig
@@ -16,6 +15,7 @@ from lpd.data.transforms import normalize_
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.files import printable
+from lpd.progress import progress
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 
 # Decoding JPEGs at this many a time keeps up with one GPU; more would only take memory.
@@ -111,7 +111,7 @@ def encode_shards(
             num_workers=_num_workers(config, len(batches)),
             pin_memory=device.type == "cuda",
         ) as loaded_batches,
-        tqdm(total=num_images, desc="caching", unit="image", disable=not show_progress) as bar,
+        progress(total=num_images, desc="caching", unit="image", disable=not show_progress) as bar,
     ):
         for shard in shards:
             rows = writer.shard_rows(shard)

@@ -15,11 +15,11 @@ import torch
 from PIL import Image, TiffImagePlugin
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from lpd.data.transforms import center_crop, image_to_pixels
 from lpd.errors import InputError
 from lpd.files import printable
+from lpd.progress import progress
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
@@ -197,7 +197,7 @@ def load_pixels(index: ImageIndex, size: int) -> Tensor:
     """
     images = SquareImages(index, size)
     pixels = torch.empty(len(images), 3, size, size, dtype=torch.uint8)
-    for row in tqdm(range(len(images)), desc=f"reading {index.root.name}", unit="image"):
+    for row in progress(range(len(images)), desc=f"reading {index.root.name}", unit="image"):
         loaded = images[row]
         if loaded.error:
             raise InputError(f"{loaded.error}; remove the file, or put a whole one in its place")

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from lpd.data.code_cache import META_NAME, CacheIndex, CacheWriter, CodeCache, ShardedCache
 from lpd.data.images import class_folders, files_with_suffix
 from lpd.distributed import World
 from lpd.errors import InputError
+from lpd.progress import progress
 from lpd.tokenizer.vqgan import VQGANConfig
 
 
@@ -130,7 +130,7 @@ def convert_published(cache: PublishedCache, path: Path, *, tokenizer_sha256: st
     writer.write_index()
     lengths = [len(writer.shard_rows(shard)) for shard in missing]
     codes = np.empty((max(lengths, default=0), 2, cache.num_positions), np.uint16)
-    with tqdm(total=sum(lengths), desc="converting", unit="image") as bar:
+    with progress(total=sum(lengths), desc="converting", unit="image") as bar:
         for shard in missing:
             rows = writer.shard_rows(shard)
             for place, row in enumerate(rows):

@@ -22,7 +22,6 @@ from typing import Self
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from lpd.distributed import World
 from lpd.errors import InputError
@@ -33,6 +32,7 @@ from lpd.evaluation.statistics import Extraction, FeatureBatch
 from lpd.files import atomic_path
 from lpd.generation import ImageGenerator, slices
 from lpd.marks import Mark, mark, seconds_between
+from lpd.progress import progress
 from lpd.sampling.config import SamplingConfig
 from lpd.sampling.sampler import DecodeInputs
 
@@ -251,18 +251,18 @@ class ChunkMaker:
         """Make and write this process's share of chunks, with a progress bar on rank 0."""
         share = [tasks[index] for index in world.shard(len(tasks))]
         processes = f" (process 1 of {world.size})" if world.size > 1 else ""
-        with tqdm(
+        with progress(
             total=sum(len(task.image_indices) for task in share),
             desc=f"generating{processes}",
             unit="image",
             disable=not world.is_main or not share,
         ) as bar:
 
-            def progress(task: Task, num_images: int) -> None:
+            def advance(task: Task, num_images: int) -> None:
                 bar.set_postfix_str(task.setting.name, refresh=False)
                 bar.update(num_images)
 
-            with contextlib.closing(self.make(share, progress)) as chunks:
+            with contextlib.closing(self.make(share, advance)) as chunks:
                 for task, chunk in zip(share, chunks, strict=True):
                     chunk.save(task.path)
 

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from lpd.data.images import (
     LoadedImage,
@@ -27,6 +26,7 @@ from lpd.errors import InputError
 from lpd.evaluation.features import FeatureExtractor
 from lpd.evaluation.statistics import GaussianStatistics, Moments, RunningMoments, extract
 from lpd.files import atomic_path, sha256_of_file
+from lpd.progress import progress
 
 # Published precision and recall are against 10,000 real images (arXiv 2105.05233).
 MAX_NEIGHBOUR_IMAGES = 10_000
@@ -191,15 +191,15 @@ def _compute_share(
             num_workers=min(num_workers, len(share) // _IMAGES_PER_WORKER),
             pin_memory=world.device.type == "cuda",
         ) as loaded,
-        tqdm(
+        progress(
             total=len(share), desc="reference", unit="image", disable=not world.is_main
-        ) as progress,
+        ) as bar,
     ):
         measured = extract(_pixels(source.path, loaded), extractor, world.device)
         for batch_rows, batch in zip(rows, measured, strict=True):
             kept.append(batch.features[np.isin(batch_rows, kept_rows)])
             moments.add(batch.features)
-            progress.update(len(batch))
+            bar.update(len(batch))
     return moments.moments(), np.concatenate(kept) if kept else None
 
 

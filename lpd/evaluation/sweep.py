@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from lpd.distributed import World
 from lpd.evaluation import metrics, report
@@ -18,6 +17,7 @@ from lpd.files import sha256_of_file, write_json
 from lpd.generation import ImageGenerator
 from lpd.options import defaults, flatten
 from lpd.pretrained import load_model
+from lpd.progress import progress
 from lpd.provenance import Origin
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.weights import weights_file
@@ -150,7 +150,7 @@ class _Evaluation:
         out. Speed is measured by rank 0 alone, while the others wait."""
         missing = [s for s in self.settings if s.name not in self.results]
         share = [missing[place] for place in self.world.shard(len(missing))]
-        for setting in tqdm(
+        for setting in progress(
             share, desc="metrics", unit="setting", disable=not (self.world.is_main and share)
         ):
             chunks = [Chunk.load(task.path) for task in self._tasks(setting)]
@@ -167,7 +167,7 @@ class _Evaluation:
         results = {
             setting.name: report.read_result(self._folder(setting)) for setting in self.settings
         }
-        for setting in tqdm(self.settings, desc="speed", unit="setting"):
+        for setting in progress(self.settings, desc="speed", unit="setting"):
             result = results[setting.name]
             assert result is not None
             if result.latency_seconds is None:
@@ -189,7 +189,7 @@ class _Evaluation:
         for setting in self.settings:
             if self.config.save_images:
                 tasks = self._tasks(setting)
-                for index in tqdm(
+                for index in progress(
                     self.world.shard(len(tasks)),
                     desc=f"{setting.name}: PNG files",
                     unit="chunk",
@@ -210,7 +210,7 @@ class _Evaluation:
                 report.write_png(path, image)
 
     def _decoded(self, setting: Setting) -> Iterator[report.Images]:
-        for task in tqdm(self._tasks(setting), desc=f"{setting.name}: samples", unit="chunk"):
+        for task in progress(self._tasks(setting), desc=f"{setting.name}: samples", unit="chunk"):
             yield self.generator.decode(Chunk.load(task.path).codes)
 
 

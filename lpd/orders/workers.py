@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from lpd.orders.request import PlanSource
+from lpd.progress import progress
 
 # Orders a worker makes at a time; an interrupt waits for those under way.
 _CHUNK = 512
@@ -48,10 +48,10 @@ def make_orders(
         return len(part)
 
     pool = ThreadPoolExecutor(min(max_workers or len(os.sched_getaffinity(0)), len(starts)))
-    with tqdm(total=num_orders, unit="order", desc="orders", disable=not show_progress) as progress:
+    with progress(total=num_orders, unit="order", desc="orders", disable=not show_progress) as bar:
         try:
             for count in pool.map(make, starts):
-                progress.update(count)
+                bar.update(count)
         finally:
             pool.shutdown(cancel_futures=True)
     return orders

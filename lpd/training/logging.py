@@ -7,11 +7,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
 
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.files import atomic_path
+from lpd.progress import progress
 
 
 class TrainingLog:
@@ -25,7 +25,7 @@ class TrainingLog:
         world: the run's processes.
         """
         self._file = folder / "log.jsonl"
-        self._progress = tqdm(
+        self._progress = progress(
             total=total_steps,
             initial=start_step,
             unit="step",

@@ -14,6 +14,7 @@ from torch.distributed.checkpoint.stateful import Stateful
 from torch.distributed.tensor import DTensor
 
 from lpd.files import printable, write_json
+from lpd.launcher import launcher_is_gone
 from lpd.models.layers import Attend
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.models.visibility import Visibility, training_attention
@@ -304,7 +305,8 @@ def _stop_flag() -> Iterator[Callable[[], bool]]:
 
     That is Ctrl-C, SIGTERM, SIGUSR1 (Slurm's warning before the time is up) and SIGHUP, where nohup
     is not in force. SIGTERM may come twice, from the scheduler and from torchrun, and never does
-    more. A second Ctrl-C, a while after the first, interrupts at once.
+    more. A second Ctrl-C, a while after the first, interrupts at once. A torchrun that was killed
+    could not even ask.
     """
     asked_at: list[float] = []
 
@@ -319,7 +321,7 @@ def _stop_flag() -> Iterator[Callable[[], bool]]:
         if signal.getsignal(name) is not signal.SIG_IGN
     }
     try:
-        yield lambda: bool(asked_at)
+        yield lambda: bool(asked_at) or launcher_is_gone()
     finally:
         for name, handler in previous.items():
             signal.signal(name, handler)

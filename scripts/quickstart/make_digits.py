@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from tqdm import tqdm
 
 from lpd import cli
 from lpd.errors import InputError
 from lpd.files import atomic_path, read_json, write_json
+from lpd.progress import progress
 from lpd.provenance import Origin
 
 # Every sixth digit of a class is held out. Writers follow each other in the set, so all of them
@@ -67,7 +67,7 @@ def make_digits(config: DigitsConfig) -> None:
     digits = load_digits()
     seen_of_class = dict.fromkeys(range(10), 0)
     counts = {"train": 0, "val": 0}
-    for scan, label in tqdm(
+    for scan, label in progress(
         zip(digits.images, digits.target.tolist(), strict=True),
         total=len(digits.images),
         desc="writing digits",

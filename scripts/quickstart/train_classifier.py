@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from lpd import cli
 from lpd.data.images import index_images, load_pixels
@@ -20,6 +19,7 @@ from lpd.distributed import pick_device
 from lpd.errors import InputError
 from lpd.evaluation.features import Classifier, ClassifierConfig
 from lpd.files import read_json, write_json
+from lpd.progress import progress
 from lpd.provenance import Origin, missing
 from lpd.randomness import check_seed
 from lpd.weights import CONFIG_NAME, WEIGHTS_NAME
@@ -148,7 +148,7 @@ def train_classifier(
         optimizer, config.lr, total_steps=config.epochs * steps_per_epoch
     )
     classifier.train()
-    with tqdm(total=config.epochs * steps_per_epoch, desc="classifier", unit="step") as progress:
+    with progress(total=config.epochs * steps_per_epoch, desc="classifier", unit="step") as bar:
         for _ in range(config.epochs):
             shuffled = torch.randperm(num_images, generator=generator)
             # Equal parts: batch normalisation wants no batch of one image.
@@ -160,8 +160,8 @@ def train_classifier(
                 loss.backward()
                 optimizer.step()
                 schedule.step()
-                progress.update()
-            progress.set_postfix(loss=f"{loss.item():.3f}")
+                bar.update()
+            bar.set_postfix(loss=f"{loss.item():.3f}")
     classifier.eval()
 
 

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from lpd import cli
 from lpd.data.images import index_images, load_pixels
 from lpd.data.transforms import normalize_
 from lpd.errors import InputError
 from lpd.files import atomic_path, read_json, write_json
+from lpd.progress import progress
 from lpd.provenance import Origin, missing
 from lpd.randomness import Stream, check_seed, generator, torch_seed
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
@@ -337,7 +337,7 @@ def train_tokenizer(config: TokenizerConfig) -> None:
     if checkpoint.is_file():
         trainer.load(checkpoint)
     started, first_step = time.perf_counter(), trainer.step
-    with tqdm(
+    with progress(
         total=config.num_steps, initial=first_step, desc="training tokenizer", unit="step"
     ) as bar:
         # An interrupt may come in the middle of a step: what it leaves is the last checkpoint.
