@@ -86,7 +86,8 @@ class _Heartbeat:
             store.port,
             is_master=False,
             wait_for_workers=False,
-            timeout=datetime.timedelta(seconds=limit_seconds),
+            # Longer than the judge waits, or torch would add warnings of its own.
+            timeout=datetime.timedelta(seconds=10 * limit_seconds),
         )
         self._store = PrefixStore(f"lpd/heartbeat/{next(_group_numbers)}", connection)
         self._keys = [str(other) for other in range(size)]
