@@ -68,13 +68,12 @@ def start() -> Iterator[Callable[..., list[subprocess.Popen[str]]]]:
         process.communicate()
 
 
-@pytest.mark.parametrize("lost", [0, 1])
 @pytest.mark.parametrize(
-    ("number", "survivor_does"),
+    ("number", "survivor_does", "lost"),
     [
-        ("SIGSTOP", "world.barrier()"),
-        ("SIGSTOP", "time.sleep(600)"),
-        ("SIGKILL", "time.sleep(600)"),  # at a barrier Gloo itself sees that
+        ("SIGSTOP", "world.barrier()", 0),
+        ("SIGSTOP", "time.sleep(600)", 1),
+        ("SIGKILL", "time.sleep(600)", 0),  # at a barrier Gloo itself sees that
     ],
 )
 def test_a_lost_process_ends_the_other(
@@ -94,8 +93,7 @@ def test_a_lost_process_ends_the_other(
         assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("busy", [0, 1])
-@pytest.mark.parametrize("barrier", ["world.barrier()", "pass"])
+@pytest.mark.parametrize(("busy", "barrier"), [(1, "world.barrier()"), (0, "pass"), (1, "pass")])
 def test_a_busy_process_is_not_lost(
     start: Callable[..., list[subprocess.Popen[str]]], busy: int, barrier: str
 ) -> None:
@@ -119,16 +117,14 @@ def test_a_process_that_fails_ends_the_other(
     assert error.splitlines()[-1].endswith("AssertionError")
 
 
-@pytest.mark.parametrize("standalone", [True, False])
-def test_under_torchrun_processes_leave_in_silence(tmp_path: Path, standalone: bool) -> None:
-    rendezvous = "--standalone" if standalone else f"--master_port={free_port()}"
+def test_under_torchrun_processes_leave_in_silence(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     body = f"time.sleep({1.5 * LIMIT_SECONDS} * world.rank)"
     program.write_text(PROGRAM.replace("BODY", body))
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "torch.distributed.run", rendezvous),
-            *("--nproc_per_node=3", str(program)),
+            *(sys.executable, "-m", "torch.distributed.run"),
+            *(f"--master_port={free_port()}", "--nproc_per_node=2", str(program)),
         ],
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -137,4 +133,4 @@ def test_under_torchrun_processes_leave_in_silence(tmp_path: Path, standalone: b
         timeout=240,
     )
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.split().count("done") == 3
+    assert done.stdout.split().count("done") == 2
