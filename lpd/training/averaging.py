@@ -1,5 +1,7 @@
 """The running average of the weights."""
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +32,18 @@ class WeightAverage:
         """Take in the weights after a step."""
         self._step(self._averages, self._parameters, 0)  # the count is of no matter here
 
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Have the model be the average, for the length of the block."""
+        with torch.no_grad():
+            before = [parameter.clone() for parameter in self._parameters]
+            _copy(self._averages, self._parameters)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                _copy(before, self._parameters)
+
     @property
     def weights(self) -> dict[str, Tensor]:
         """The averages by the weights' names."""
@@ -44,3 +58,8 @@ class WeightAverage:
         with torch.no_grad():
             for name, average in self.weights.items():
                 average.copy_(state_dict["weights"][name])
+
+
+def _copy(sources: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        target.copy_(source)

@@ -1,6 +1,7 @@
 """The settings of a training."""
 
 import dataclasses
+import importlib.util
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +12,40 @@ import tyro
 from lpd.errors import InputError
 from lpd.launcher import world_size
 from lpd.options import Flat, flatten
-from lpd.orders.mixture import OrderMixOptions
+from lpd.orders.mixture import RANDOM_NAME, OrderMixOptions
+from lpd.orders.registry import LOCALITY_NAME, find_order, free_order_names
 from lpd.randomness import check_seed
 from lpd.training.lr_schedule import LR_SCHEDULES, LRSchedule
 from lpd.training.parallelize import STRATEGIES
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationOptions:
+    """What is measured on held-out images while a training goes on."""
+
+    val_cached_path: Path | None = None
+    """Code cache of held-out images (main_cache.py --split val); nothing is measured without."""
+    eval_freq: int = 5
+    """Epochs between measurements."""
+    val_images: int = 1000
+    """How many images are measured, spread evenly over the cache."""
+    val_orders: tuple[str, ...] = (RANDOM_NAME, LOCALITY_NAME)
+    """Orders whose loss is measured, beside the loss that is trained on."""
+    val_steps: tuple[int, ...] = ()
+    """Numbers of passes to measure them in; by default a quarter, an eighth and a sixteenth of the
+    number of codes."""
+
+    def __post_init__(self) -> None:
+        for name in ("eval_freq", "val_images"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for order in self.val_orders:
+            if find_order(order).has_own_passes:
+                raise InputError(
+                    f"val_orders {order} has passes of its own; choose from "
+                    f"{', '.join(free_order_names())}"
+                )
+
 
 CHANGEABLE = frozenset(
     {
@@ -111,8 +142,14 @@ class TrainConfig:
     allow_change: str = ""
     """Settings, such as lr,epochs, that may differ from those the training was begun with; it goes
     on with the new ones, and the log says so."""
+    validation: Annotated[ValidationOptions, Flat] = dataclasses.field(
+        default_factory=ValidationOptions
+    )
     log_freq: int = 20
     """Steps between log entries."""
+    wandb: bool = False
+    """Send what TensorBoard gets to Weights & Biases too (pip install wandb; WANDB_PROJECT and its
+    other variables apply)."""
     seed: int = 1
     """Everything random follows from it."""
     device: str | None = None
@@ -148,6 +185,8 @@ class TrainConfig:
             raise InputError(
                 f"unknown parallel {self.parallel!r}: choose from {', '.join(STRATEGIES)}"
             )
+        if self.wandb and importlib.util.find_spec("wandb") is None:
+            raise InputError("wandb is not installed: pip install wandb, or leave out --wandb")
         if not self.use_cached:
             raise InputError("training reads cached codes; make them with main_cache.py")
         if self.resume is not None and self.resume != self.output_dir:

@@ -1,5 +1,6 @@
 """What a training reports: a progress bar, ``log.jsonl`` and TensorBoard, on rank 0."""
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -13,16 +14,30 @@ from lpd.errors import InputError
 from lpd.files import atomic_path
 from lpd.progress import progress
 
+TRAIN = "train"
+"""The group of what is measured in the training's own steps."""
+# What a progress bar has room for.
+_SHOWN = ("loss", "grad_norm", "lr", "epoch", "images_per_second", "mfu", "skipped_steps")
+
 
 class TrainingLog:
     """Writes metrics by step; on other ranks it does nothing."""
 
-    def __init__(self, folder: Path, *, start_step: int, total_steps: int, world: World) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        start_step: int,
+        total_steps: int,
+        world: World,
+        wandb: bool = False,
+    ) -> None:
         """Args:
         folder: where ``log.jsonl`` and ``tensorboard/`` go.
         start_step: steps done before; later lines of an interrupted run are dropped.
         total_steps: steps of the whole training.
         world: the run's processes.
+        wandb: whether Weights & Biases gets what TensorBoard gets.
         """
         self._file = folder / "log.jsonl"
         self._progress = progress(
@@ -36,6 +51,8 @@ class TrainingLog:
         if world.is_main:
             folder.mkdir(parents=True, exist_ok=True)
             self._drop_lines_after(start_step)
+            if wandb:
+                _follow_tensorboard(folder)
             self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step)
 
     def __enter__(self) -> Self:
@@ -55,20 +72,32 @@ class TrainingLog:
         """One more step is done."""
         self._progress.update()
 
-    def report(self, step: int, metrics: dict[str, float]) -> None:
+    def report(self, step: int, metrics: dict[str, float], group: str = TRAIN) -> None:
         """Record metrics of a step (its number, counted from 1).
+
+        Args:
+            step: the step.
+            metrics: numbers by name.
+            group: what they are about. In ``log.jsonl`` the names of other groups than that of the
+                training itself begin with the group's.
 
         Raises:
             InputError: the system refuses to write: no rights, no room.
         """
         if self._writer is None:
             return
-        self._progress.set_postfix({key: f"{value:.4g}" for key, value in metrics.items()})
+        if group == TRAIN:
+            shown = {key: f"{metrics[key]:.4g}" for key in _SHOWN if key in metrics}
+            self._progress.set_postfix(shown)
+        prefix = "" if group == TRAIN else f"{group}_"
         # JSON knows no other numbers than finite ones.
-        finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+        finite = {
+            f"{prefix}{key}": value if math.isfinite(value) else None
+            for key, value in metrics.items()
+        }
         self.note(step, **finite)
         for key, value in metrics.items():
-            self._writer.add_scalar(f"train/{key}", value, step)
+            self._writer.add_scalar(f"{group}/{key}", value, step)
 
     def note(self, step: int, **what: Any) -> None:
         """Write a line of the log alone.
@@ -92,6 +121,20 @@ class TrainingLog:
         kept = [line for line in lines if _step_of(line) <= step]
         with atomic_path(self._file) as temporary:
             temporary.write_bytes(b"".join(kept))
+
+
+def _follow_tensorboard(folder: Path) -> None:
+    """Have Weights & Biases send on what is written for TensorBoard from now on. A training that
+    goes on stays the same run there, by the name of its folder."""
+    import wandb
+
+    wandb.init(
+        dir=str(folder),
+        name=folder.name,
+        id=hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16],
+        resume="allow",
+        sync_tensorboard=True,
+    )
 
 
 def _step_of(line: bytes) -> float:

@@ -1,5 +1,6 @@
 """What a training is about, before there is a model: data, schedules, shape, identity."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Mapping
@@ -20,7 +21,8 @@ from lpd.orders.registry import LOCALITY_NAME
 from lpd.pretrained import config_of_preset
 from lpd.provenance import Origin
 from lpd.training.batch import BatchSource
-from lpd.training.config import CHANGEABLE, TrainConfig
+from lpd.training.config import CHANGEABLE, TrainConfig, ValidationOptions
+from lpd.training.validation import make_validation
 from lpd.weights import WEIGHTS_NAME, weights_file
 
 TRAINING_NAME = "training.json"
@@ -31,7 +33,8 @@ _FREE_SETTINGS = frozenset(
         *("cached_path", "output_dir", "device", "pretrained_ckpt", "vqgan_path", "class_num"),
         *("use_cached", "resume", "allow_change", "batch_size", "accumulation_steps", "parallel"),
         *("grad_checkpointing", "checkpoint_every", "chunked_loss", "compile", "max_bad_steps"),
-        *("save_last_freq", "keep_last", "save_intermediate_freq", "log_freq"),
+        *("save_last_freq", "keep_last", "save_intermediate_freq", "log_freq", "wandb"),
+        *(field.name for field in dataclasses.fields(ValidationOptions)),
     }
 )
 # What may be unknown: a record is older, or a file has been removed since.
@@ -70,6 +73,7 @@ class TrainingSetup:
             world=world,
             null=make_conditioning(self.model_config).null,
         )
+        self.validation = make_validation(config, self.cache, self.schedules, world)
         self.lr_schedule = config.schedule(
             self.source.steps_per_epoch, self.source.global_batch_size
         )

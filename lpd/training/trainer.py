@@ -31,11 +31,13 @@ from lpd.training.checkpoint import (
     Weights,
     load_checkpoint,
 )
+from lpd.training.clock import BACKWARD, DATA, FORWARD, OPTIMIZER, StepClock
 from lpd.training.logging import TrainingLog
 from lpd.training.loss import token_loss
 from lpd.training.optim import FiniteGuard, make_optimizer, set_lr
 from lpd.training.parallelize import STRATEGIES
 from lpd.training.setup import TRAINING_NAME, TrainingSetup
+from lpd.training.throughput import flops_per_image, peak_flops, peak_memory
 from lpd.weights import find_config, load_state_dict_file, load_strictly, save_weights
 
 # How often the processes ask each other whether one was told to stop.
@@ -84,13 +86,16 @@ class Trainer:
         if config.ema_decay is not None:
             self.average = WeightAverage(self.model, config.ema_decay)
             self.parts["ema"] = self.average
+        self.clock = StepClock(world.device)
         self.attention = {sizes: self._make_attention(sizes) for sizes in setup.schedules}
+        self.flops_per_image = flops_per_image(self.model, setup.schedules)
         self.step = 0
         self.saved_step = -1
         if found is not None:
             path, progress = found
             load_checkpoint(path, self.parts, world)
             self.step = self.saved_step = progress.step
+        self.told_step = self.step
 
     def summary(self) -> str:
         """What is trained on what, in a few lines."""
@@ -132,37 +137,36 @@ class Trainer:
                 start_step=self.step,
                 total_steps=self.total_steps,
                 world=world,
+                wandb=config.wandb,
             ) as log,
             Prefetcher(self.source) as batches,
             _stop_flag() as told_to_stop,
         ):
             if self.changes:
                 log.note(self.step, changed=self.changes)
+            self.clock.lap(None)
             while self.step < self.total_steps:
                 batch = batches.batch(self.step)
+                self.clock.lap(DATA)
                 loss, grad_norm = self.train_step(batch)
                 self.step += 1
                 log.advance()
                 if self.step % config.log_freq == 0 or self.step in {1, self.total_steps}:
                     self._check_gradients()
-                    metrics = {
-                        "loss": world.mean(loss).item(),
-                        "grad_norm": grad_norm.item(),
-                        "lr": self.setup.lr_schedule.at(self.step - 1),
-                        "epoch": self.step / self.source.steps_per_epoch,
-                    }
-                    skipped = self.guard.skipped()
-                    if skipped:
-                        metrics["skipped_steps"] = skipped
-                    log.report(self.step, metrics)
+                    log.report(self.step, self._metrics(loss, grad_norm))
+                    self.clock.lap(None)
                 if self.step % _STOP_CHECK_STEPS == 0 and world.any(
                     told_to_stop() or self.checkpoints.failed
                 ):
                     self._save()
                     self.checkpoints.wait()
                     return False
+                if self._is_measuring_step():
+                    self._validate(log)
+                    self.clock.lap(None)
                 if self._is_save_step():
                     self._save()
+                    self.clock.lap(None)
             self._save()
             self.checkpoints.wait()
             self._export()
@@ -185,7 +189,9 @@ class Trainer:
             with self._adding_up(last=number == count):
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
                     loss = self._loss(part) / count
+                self.clock.lap(FORWARD)
                 loss.backward()
+                self.clock.lap(BACKWARD)
             losses.append(loss.detach())
         loss = torch.stack(losses).sum()
         grad_norm = nn.utils.clip_grad_norm_(self.parallel_model.parameters(), config.grad_clip)
@@ -195,7 +201,45 @@ class Trainer:
         self.optimizer.step()
         if self.average is not None:
             self.average.update()
+        self.clock.lap(OPTIMIZER)
         return loss, grad_norm
+
+    def _metrics(self, loss: Tensor, grad_norm: Tensor) -> dict[str, float]:
+        """What is known of the last step, and how fast those since the last time were."""
+        metrics = {
+            "loss": self.world.mean(loss).item(),
+            "grad_norm": grad_norm.item(),
+            "lr": self.setup.lr_schedule.at(self.step - 1),
+            "epoch": self.step / self.source.steps_per_epoch,
+        }
+        skipped = self.guard.skipped()
+        if skipped:
+            metrics["skipped_steps"] = skipped
+        steps, self.told_step = self.step - self.told_step, self.step
+        parts = self.clock.read()
+        seconds = sum(parts.values())
+        if seconds:  # of no step where this one was told before
+            metrics["seconds_per_step"] = seconds / steps
+            metrics |= {f"share_{name}": each / seconds for name, each in parts.items()}
+            metrics["images_per_second"] = steps * self.source.global_batch_size / seconds
+            peak = peak_flops(self.world.device)
+            if peak is not None:
+                per_process = metrics["images_per_second"] / self.world.size
+                metrics["mfu"] = self.flops_per_image * per_process / peak
+        memory = peak_memory(self.world.device)
+        if memory is not None:
+            metrics["memory_gib"] = memory / 2**30
+        return metrics
+
+    def _validate(self, log: TrainingLog) -> None:
+        """Measure the weights, and their average, on held-out images."""
+        validation = self.setup.validation
+        assert validation is not None
+        log.report(self.step, validation.measure(self.model, self.parallel_model), group="val")
+        if self.average is not None:
+            with self.average.in_place():
+                measured = validation.measure(self.model, self.parallel_model)
+            log.report(self.step, measured, group="val_ema")
 
     def _adding_up(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
         if self.strategy is None:
@@ -249,6 +293,13 @@ class Trainer:
         # Compiled with a block, it would have the block compiled anew for every schedule: a mask's
         # function is a constant to the compiler.
         return torch.compiler.disable(attend, recursive=False) if self.config.compile else attend
+
+    def _is_measuring_step(self) -> bool:
+        if self.setup.validation is None:
+            return False
+        epoch, rest = divmod(self.step, self.source.steps_per_epoch)
+        is_due = rest == 0 and epoch % self.config.validation.eval_freq == 0
+        return is_due or self.step == self.total_steps
 
     def _is_save_step(self) -> bool:
         epoch, rest = divmod(self.step, self.source.steps_per_epoch)

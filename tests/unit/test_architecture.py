@@ -20,7 +20,7 @@ LAYERS = [
     ["lpd.models"],
     ["lpd.pretrained"],
     ["lpd.sampling"],
-    ["lpd.generation"],
+    ["lpd.generation", "lpd.likelihood"],
     ["lpd.evaluation", "lpd.training", "lpd.pipeline"],
 ]
 FILES = sorted((ROOT / "lpd").rglob("*.py"))

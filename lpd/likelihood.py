@@ -1,0 +1,214 @@
+"""What a plan costs on real codes: the exact cross-entropy of decoding with it, without sampling.
+
+Without guidance and at temperature 1, decoding an image in the passes of a plan draws from
+
+    q(x | condition) = product over passes, product over their cells, of p(cell | earlier passes),
+
+and -log q of real codes is one teacher-forced forward with the plan's order and visibility. Its
+mean over images is the entropy of the data plus what the model and the plan lose, so that a
+difference between two plans on the same images is a difference of losses, with an error far below
+theirs.
+
+n images in all, B of them in a batch, N positions, S passes.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from lpd.data.code_cache import CodeCache
+from lpd.distributed import World
+from lpd.errors import InputError
+from lpd.models.layers import Attend
+from lpd.models.lpd import LPD
+from lpd.models.visibility import Visibility, training_attention
+from lpd.orders.group_sizes import GroupSizes
+from lpd.orders.request import PlanSource
+
+# Of which the logits are made at a time.
+_TOKENS_AT_A_TIME = 4096
+
+Float64Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanLoss:
+    """The losses of images under the plans of one source."""
+
+    order: str
+    """The order's name."""
+    group_sizes: GroupSizes
+    """Tokens per pass."""
+    by_pass: Float64Array
+    """(n, S) nats of every image in every pass."""
+
+    @property
+    def of_images(self) -> Float64Array:
+        """(n,) nats of every image."""
+        return self.by_pass.sum(axis=1)
+
+    @property
+    def mean(self) -> "Estimate":
+        """Nats per image."""
+        return Estimate.of(self.of_images)
+
+    @property
+    def bits_per_token(self) -> float:
+        """The mean in bits, per token."""
+        return self.mean.value / sum(self.group_sizes) / math.log(2)
+
+    def minus(self, other: "PlanLoss") -> "Estimate":
+        """How much more nats an image costs than under another plan, image by image.
+
+        Raises:
+            InputError: the other is of another number of images.
+        """
+        if len(self.by_pass) != len(other.by_pass):
+            raise InputError(
+                f"losses of {len(self.by_pass)} and of {len(other.by_pass)} images do not compare"
+            )
+        return Estimate.of(self.of_images - other.of_images)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A mean over images."""
+
+    value: float
+    error: float
+    """Its standard error; infinite for one image."""
+
+    @classmethod
+    def of(cls, values: Float64Array) -> "Estimate":
+        """The mean of (n,) values, n >= 1."""
+        spread = float(values.std(ddof=1)) if len(values) > 1 else math.inf
+        return cls(value=float(values.mean()), error=spread / math.sqrt(len(values)))
+
+
+def spread_rows(cache: CodeCache, num_images: int | None) -> npt.NDArray[np.int64]:
+    """So many images of a cache, evenly spread over it; all for None, or where it has fewer. (n,)
+
+    Raises:
+        InputError: the cache has no codes.
+    """
+    rows = cache.readable
+    if not len(rows):
+        raise InputError(f"the code cache {cache.path} holds no codes")
+    count = len(rows) if num_images is None else min(num_images, len(rows))
+    return rows[np.arange(count) * len(rows) // count]
+
+
+class HeldOutCodes:
+    """Codes of real images, to measure plans on."""
+
+    def __init__(
+        self,
+        cache: CodeCache,
+        rows: npt.NDArray[np.int64],
+        world: World,
+        *,
+        batch_size: int = 64,
+    ) -> None:
+        """Args:
+        cache: the codes; those of images that are not mirrored are taken.
+        rows: (n,) the images, as rows of the cache; at least one.
+        world: the run's processes, among which the images are shared.
+        batch_size: B, per process.
+        """
+        self.cache = cache
+        self.rows = rows
+        self._world = world
+        self._batch_size = batch_size
+
+    def plan_loss(
+        self,
+        model: LPD,
+        source: PlanSource,
+        *,
+        seed: int,
+        bf16: bool = False,
+        forward: nn.Module | None = None,
+    ) -> PlanLoss:
+        """The losses of all images; all processes call this together, and all get them.
+
+        Args:
+            model: in evaluation mode.
+            source: the plans; image i's depends on the seed and i alone.
+            seed: the run's seed.
+            bf16: whether to compute in bfloat16.
+            forward: what is called in the model's place: a strategy's module around it.
+        """
+        world, device = self._world, model.head.weight.device
+        visibility = Visibility.of_group_sizes(
+            source.group_sizes, device, model.conditioning.num_rows
+        )
+        attend = training_attention(visibility)
+        count, own = len(self.rows), np.array(self._world.shard(len(self.rows)), dtype=np.int64)
+        # As many batches everywhere: with sharded weights a forward is everyone's.
+        padded = np.resize(own if len(own) else np.zeros(1, np.int64), -(-count // world.size))
+        losses = [
+            self._batch_loss(
+                forward or model,
+                source,
+                attend,
+                padded[start : start + self._batch_size],
+                seed,
+                bf16=bf16,
+            )
+            for start in range(0, len(padded), self._batch_size)
+        ]
+        shares = world.gather(np.concatenate(losses)[: len(own)])
+        by_token = np.empty((count, self.cache.num_positions))  # (n, N), in generation order
+        for rank, share in enumerate(shares):
+            by_token[rank :: world.size] = share
+        starts = np.cumsum((0, *source.group_sizes[:-1]))
+        return PlanLoss(
+            order=source.order.kind,
+            group_sizes=source.group_sizes,
+            by_pass=np.add.reduceat(by_token, starts, axis=1),
+        )
+
+    def _batch_loss(
+        self,
+        forward: nn.Module,
+        source: PlanSource,
+        attend: Attend,
+        images: npt.NDArray[np.int64],
+        seed: int,
+        *,
+        bf16: bool,
+    ) -> Float64Array:
+        """(B, N) nats of the tokens of some images, in generation order."""
+        rows = self.rows[images]  # (B,)
+        device = self._world.device
+        tokens = torch.from_numpy(self.cache.get(rows, np.zeros(len(rows), dtype=np.bool_)))
+        condition = torch.from_numpy(self.cache.labels[rows])
+        orders = torch.from_numpy(np.ascontiguousarray(source.plan(seed, images).orders))
+        targets = tokens.gather(1, orders).to(device)  # (B, N)
+
+        def losses_of(hidden: Tensor, head: nn.Linear) -> Tensor:
+            return _token_losses(hidden, head, targets)
+
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            losses = forward(
+                tokens.to(device), condition.to(device), orders.to(device), attend, losses_of
+            )
+        return losses.double().cpu().numpy()
+
+
+def _token_losses(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:
+    """(B, N, D) rows and (B, N) tokens -> (B, N) nats, float32."""
+    parts = [
+        cross_entropy(head(rows).float(), tokens, reduction="none")
+        for rows, tokens in zip(
+            hidden.flatten(0, 1).split(_TOKENS_AT_A_TIME),
+            targets.flatten().split(_TOKENS_AT_A_TIME),
+            strict=True,
+        )
+    ]
+    return torch.cat(parts).view_as(targets)

@@ -1,0 +1,122 @@
+"""What a model in training makes of images that it has not seen."""
+
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from lpd.data.code_cache import CodeCache
+from lpd.data.published_cache import open_cache
+from lpd.distributed import World
+from lpd.errors import InputError
+from lpd.likelihood import HeldOutCodes, spread_rows
+from lpd.models.lpd import LPD
+from lpd.orders.group_sizes import GroupSizes, make_group_sizes
+from lpd.orders.mixture import RANDOM_NAME
+from lpd.orders.plan import Grid
+from lpd.orders.registry import OrderConfig
+from lpd.orders.request import PlanSource
+from lpd.training.config import TrainConfig, ValidationOptions
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Measures a model on held-out codes."""
+
+    config: TrainConfig
+    held_out: HeldOutCodes
+    """The images."""
+    parts: list[tuple[PlanSource, HeldOutCodes]]
+    """Every schedule of the training in random orders, with its share of the images: together, the
+    loss that is trained on."""
+    plans: list[PlanSource]
+    """The plans whose loss is measured."""
+
+    def measure(self, model: LPD, forward: nn.Module) -> dict[str, float]:
+        """The loss per token, in nats, as ``loss``, and the loss per image of every plan with its
+        standard error, as ``ORDER_PASSES`` and ``ORDER_PASSES_error``.
+
+        All processes call this together.
+
+        Args:
+            model: the model.
+            forward: what is called in its place: a strategy's module around it.
+        """
+        seed, bf16 = self.config.seed, self.config.bf16
+        was_training = forward.training
+        forward.eval()
+        total = 0.0
+        for source, images in self.parts:
+            losses = images.plan_loss(model, source, seed=seed, bf16=bf16, forward=forward)
+            total += losses.of_images.sum()
+        metrics = {"loss": total / len(self.held_out.rows) / self.held_out.cache.num_positions}
+        for source in self.plans:
+            losses = self.held_out.plan_loss(model, source, seed=seed, bf16=bf16, forward=forward)
+            name = f"{losses.order}_{len(losses.group_sizes)}"
+            metrics[name] = losses.mean.value
+            metrics[f"{name}_error"] = losses.mean.error
+        forward.train(was_training)
+        return metrics
+
+
+def make_validation(
+    config: TrainConfig, training: CodeCache, schedules: tuple[GroupSizes, ...], world: World
+) -> Validation | None:
+    """What a training is to measure; None where it is given no held-out codes.
+
+    Args:
+        config: the training's settings.
+        training: the codes that it learns.
+        schedules: its group-size schedules.
+        world: the run's processes.
+
+    Raises:
+        InputError: the held-out codes are of other images than the training's, or there are none,
+            or a plan does not fit.
+    """
+    options = config.validation
+    if options.val_cached_path is None:
+        return None
+    cache = open_cache(options.val_cached_path)
+    cache.check(image_size=training.image_size, tokenizer_sha256=training.tokenizer_sha256)
+    for name in ("vocab_size", "num_positions", "class_names"):
+        if getattr(cache, name) != getattr(training, name):
+            raise InputError(
+                f"val_cached_path {cache.path} and the training's {training.path} differ in their "
+                f"{name}: cache the held-out images with the same tokenizer, and in the same class "
+                "folders"
+            )
+    side = round(cache.num_positions**0.5)
+    rows = spread_rows(cache, options.val_images)
+    held_out = HeldOutCodes(cache, rows, world, batch_size=config.batch_size)
+    random = OrderConfig(kind=RANDOM_NAME)
+    shares = [rows[number :: len(schedules)] for number in range(len(schedules))]
+    return Validation(
+        config=config,
+        held_out=held_out,
+        parts=[
+            (
+                PlanSource(order=random, grid=(side, side), group_sizes=sizes),
+                HeldOutCodes(cache, share, world, batch_size=config.batch_size),
+            )
+            for sizes, share in zip(schedules, shares, strict=True)
+            if len(share)
+        ],
+        plans=_plans(options, OrderConfig(locality=config.orders.locality), (side, side)),
+    )
+
+
+def _plans(options: ValidationOptions, order: OrderConfig, grid: Grid) -> list[PlanSource]:
+    """Every order in every number of passes."""
+    num_positions = grid[0] * grid[1]
+    steps = options.val_steps or tuple(
+        dict.fromkeys(max(1, num_positions >> halvings) for halvings in (2, 3, 4))
+    )
+    return [
+        PlanSource(
+            order=replace(order, kind=name),
+            grid=grid,
+            group_sizes=make_group_sizes(num_positions, count),
+        )
+        for name in options.val_orders
+        for count in steps
+    ]
