@@ -168,6 +168,10 @@ class CheckpointFolder:
         # A daemon: whoever presses Ctrl-C twice does not want to wait for it.
         threading.Thread(target=write, name="checkpoint", daemon=True).start()
 
+    def path_of(self, step: int) -> Path:
+        """The checkpoint of a step."""
+        return self.folder / f"step_{step:08d}"
+
     def wait(self) -> None:
         """Wait until what is being written is there.
 
@@ -221,7 +225,7 @@ class CheckpointFolder:
         self, progress: Progress, staged: Mapping[str, Any], exports: Mapping[str, Weights]
     ) -> None:
         world = self._writers
-        final = self.folder / f"step_{progress.step:08d}"
+        final = self.path_of(progress.step)
         temporary = self.folder / f".{final.name}{_PARTIAL}"
         with world.together(), _refusals_named(temporary):
             if world.is_main:

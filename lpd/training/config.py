@@ -10,11 +10,13 @@ from typing import Annotated, Any
 import tyro
 
 from lpd.errors import InputError
+from lpd.evaluation.setting import INCEPTION
 from lpd.launcher import world_size
 from lpd.options import Flat, flatten
 from lpd.orders.mixture import RANDOM_NAME, OrderMixOptions
 from lpd.orders.registry import LOCALITY_NAME, find_order, free_order_names
 from lpd.randomness import check_seed
+from lpd.sampling.config import SamplingConfig
 from lpd.training.lr_schedule import LR_SCHEDULES, LRSchedule
 from lpd.training.parallelize import STRATEGIES
 
@@ -47,6 +49,36 @@ class ValidationOptions:
                 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class OnlineOptions:
+    """What is generated while a training goes on, every --eval_freq epochs and at the end."""
+
+    sample_grid: int = 32
+    """With --vqgan_path: images of fixed seeds in a picture in samples/; 0 for none."""
+    online_eval: bool = False
+    """Evaluate the weights as main_eval.py does; needs --vqgan_path."""
+    num_images: int = 5000
+    """Images of such an evaluation."""
+    eval_bsz: int = 64
+    """Images that it generates at a time, per process."""
+    generation_steps: int = 20
+    """Passes, in the locality-aware order, of all that is generated."""
+    sampling: Annotated[SamplingConfig, Flat] = dataclasses.field(default_factory=SamplingConfig)
+    reference: Path | None = None
+    """What images are compared with: an .npz of statistics, or an image folder (its train/)."""
+    feature_extractor: str = INCEPTION
+    """inception, or the folder of a classifier that takes its place."""
+    inception_path: Path | None = None
+    """Inception's weight file; by default where torch-fidelity keeps it."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_images", "eval_bsz", "generation_steps"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.sample_grid < 0:
+            raise InputError(f"sample_grid must not be negative, got {self.sample_grid}")
+
+
 CHANGEABLE = frozenset(
     {
         *("lr", "min_lr", "lr_schedule", "warmup_epochs", "lr_decay_start_epoch", "epochs"),
@@ -70,7 +102,8 @@ class TrainConfig:
     img_size: int = 256
     """Image side in pixels; must be the cache's."""
     vqgan_path: Path | None = None
-    """The tokenizer the cache should have been made with; checked where it is given."""
+    """The tokenizer the cache should have been made with; checked where it is given, and used for
+    pictures."""
     class_num: int | None = None
     """How many classes the cache should have; checked where it is given."""
     use_cached: bool = True
@@ -145,6 +178,7 @@ class TrainConfig:
     validation: Annotated[ValidationOptions, Flat] = dataclasses.field(
         default_factory=ValidationOptions
     )
+    online: Annotated[OnlineOptions, Flat] = dataclasses.field(default_factory=OnlineOptions)
     log_freq: int = 20
     """Steps between log entries."""
     wandb: bool = False
@@ -185,6 +219,8 @@ class TrainConfig:
             raise InputError(
                 f"unknown parallel {self.parallel!r}: choose from {', '.join(STRATEGIES)}"
             )
+        if self.online.online_eval and self.vqgan_path is None:
+            raise InputError("online_eval generates images: name the tokenizer with --vqgan_path")
         if self.wandb and importlib.util.find_spec("wandb") is None:
             raise InputError("wandb is not installed: pip install wandb, or leave out --wandb")
         if not self.use_cached:

@@ -7,6 +7,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
+import numpy.typing as npt
 from torch.utils.tensorboard import SummaryWriter
 
 from lpd.distributed import World
@@ -98,6 +100,11 @@ class TrainingLog:
         self.note(step, **finite)
         for key, value in metrics.items():
             self._writer.add_scalar(f"{group}/{key}", value, step)
+
+    def images(self, step: int, images: npt.NDArray[np.uint8]) -> None:
+        """Show (n, 3, H, W) images of a step on TensorBoard."""
+        if self._writer is not None:
+            self._writer.add_images("samples", images, step)
 
     def note(self, step: int, **what: Any) -> None:
         """Write a line of the log alone.

@@ -1,6 +1,5 @@
 """What a training is about, before there is a model: data, schedules, shape, identity."""
 
-import dataclasses
 import functools
 import math
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from lpd.orders.registry import LOCALITY_NAME
 from lpd.pretrained import config_of_preset
 from lpd.provenance import Origin
 from lpd.training.batch import BatchSource
-from lpd.training.config import CHANGEABLE, TrainConfig, ValidationOptions
+from lpd.training.config import CHANGEABLE, OnlineOptions, TrainConfig, ValidationOptions
 from lpd.training.validation import make_validation
 from lpd.weights import WEIGHTS_NAME, weights_file
 
@@ -34,7 +33,8 @@ _FREE_SETTINGS = frozenset(
         *("use_cached", "resume", "allow_change", "batch_size", "accumulation_steps", "parallel"),
         *("grad_checkpointing", "checkpoint_every", "chunked_loss", "compile", "max_bad_steps"),
         *("save_last_freq", "keep_last", "save_intermediate_freq", "log_freq", "wandb"),
-        *(field.name for field in dataclasses.fields(ValidationOptions)),
+        *options.flatten(ValidationOptions()),
+        *options.flatten(OnlineOptions()),
     }
 )
 # What may be unknown: a record is older, or a file has been removed since.
@@ -92,6 +92,11 @@ class TrainingSetup:
     def exported_average(self) -> Path:
         """Where the running average of its weights goes."""
         return self.config.output_dir / "model_ema"
+
+    @property
+    def samples_path(self) -> Path | None:
+        """The tokenizer with which sample grids are made; None for none."""
+        return self.config.vqgan_path if self.config.online.sample_grid else None
 
     @functools.cached_property
     def cache_sha256(self) -> str | None:

@@ -21,7 +21,8 @@ LAYERS = [
     ["lpd.pretrained"],
     ["lpd.sampling"],
     ["lpd.generation", "lpd.likelihood"],
-    ["lpd.evaluation", "lpd.training", "lpd.pipeline"],
+    ["lpd.evaluation"],
+    ["lpd.training", "lpd.pipeline"],
 ]
 FILES = sorted((ROOT / "lpd").rglob("*.py"))
 

@@ -1,0 +1,128 @@
+"""What a model in training generates: grids of fixed seeds, and the numbers of an evaluation.
+
+Both go through the code of sampling and evaluation, with the weights as they are exported.
+"""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from lpd.distributed import World
+from lpd.evaluation.report import write_grid
+from lpd.evaluation.setting import EvalConfig
+from lpd.evaluation.sweep import run_evaluation
+from lpd.generation import ImageGenerator
+from lpd.models.lpd import LPD
+from lpd.orders.group_sizes import GroupSizeOptions
+from lpd.orders.plan import Grid
+from lpd.orders.registry import LOCALITY_NAME, OrderConfig
+from lpd.orders.request import PlanSource, SweepOptions
+from lpd.tokenizer.vq_tokenizer import VQTokenizer
+from lpd.training.checkpoint import Weights
+from lpd.training.config import TrainConfig
+
+_GRID_COLUMNS = 8
+
+
+class SampleGrids:
+    """Writes what a model generates with the same labels, orders and random numbers every time."""
+
+    def __init__(self, config: TrainConfig, tokenizer_path: Path, device: torch.device) -> None:
+        """Args:
+        config: the training's settings.
+        tokenizer_path: the tokenizer whose codes are learned.
+        device: where images are generated.
+        """
+        self._config = config
+        self._tokenizer = VQTokenizer.from_pretrained(tokenizer_path, device)
+        self._device = device
+
+    def write(self, weights: Weights, path: Path) -> npt.NDArray[np.uint8]:
+        """Generate images and write them as one PNG, classes spread evenly over it.
+
+        Args:
+            weights: the model's.
+            path: where the picture goes.
+
+        Returns:
+            (n, 3, H, W) the images.
+        """
+        options, shape = self._config.online, weights.config
+        with torch.device("meta"):
+            model = LPD(shape)
+        model.load_state_dict(
+            {k: v.to(self._device) for k, v in weights.state.items()}, assign=True
+        )
+        generator = ImageGenerator(
+            model.eval().requires_grad_(False),
+            self._tokenizer,
+            batch_size=options.sample_grid,
+            bf16=self._config.bf16,
+            backend="eager",  # one batch pays for no compiling
+            cuda_graphs=False,
+        )
+        indices = np.arange(options.sample_grid)
+        generated = generator.generate(
+            (indices * shape.num_classes // len(indices)).tolist(),
+            _plans(self._config, shape.grid).plan(self._config.seed, indices),
+            seed=self._config.seed,
+            image_indices=indices,
+            sampling=options.sampling,
+        )
+        images = generated.images.cpu().numpy()
+        write_grid(path, images, _GRID_COLUMNS)
+        return images
+
+
+def _plans(config: TrainConfig, grid: Grid) -> PlanSource:
+    sizes = GroupSizeOptions().choose(grid[0] * grid[1], config.online.generation_steps)
+    order = OrderConfig(kind=LOCALITY_NAME, locality=config.orders.locality)
+    return PlanSource(order=order, grid=grid, group_sizes=sizes)
+
+
+def evaluate_online(
+    config: TrainConfig, model: Path, output_dir: Path, world: World
+) -> dict[str, float]:
+    """Evaluate a model as main_eval.py does; all processes call this together.
+
+    Args:
+        config: the training's settings; they name a tokenizer.
+        model: the folder of its weights.
+        output_dir: where the evaluation goes. Its images' features are removed at the end.
+        world: the run's processes.
+
+    Returns:
+        The metrics that could be computed, by name.
+
+    Raises:
+        InputError: as an evaluation.
+    """
+    options = config.online
+    assert config.vqgan_path is not None
+    (result,) = run_evaluation(
+        EvalConfig(
+            pretrained_ckpt=model,
+            vqgan_path=config.vqgan_path,
+            output_dir=output_dir,
+            img_size=config.img_size,
+            num_images=options.num_images,
+            eval_bsz=options.eval_bsz,
+            decoding=SweepOptions(
+                generation_steps=(options.generation_steps,), locality=config.orders.locality
+            ),
+            sampling=options.sampling,
+            bf16=config.bf16,
+            seed=config.seed,
+            feature_extractor=options.feature_extractor,
+            inception_path=options.inception_path,
+            reference=options.reference,
+        ),
+        world,
+    )
+    if world.is_main:
+        for chunks in output_dir.glob("*/chunks"):
+            shutil.rmtree(chunks)
+    return {name: value for name, value in result.metrics.items() if value is not None}

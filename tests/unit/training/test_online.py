@@ -1,0 +1,169 @@
+"""What a model in training generates, and how it is evaluated."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lpd.data.code_cache import CacheIndex, CacheWriter
+from lpd.distributed import World
+from lpd.errors import InputError
+from lpd.evaluation.features import Classifier, ClassifierConfig
+from lpd.evaluation.setting import EvalConfig
+from lpd.evaluation.sweep import run_evaluation
+from lpd.models.lpd import PRESETS
+from lpd.orders.request import SweepOptions
+from lpd.pipeline import LPDPipeline
+from lpd.sampling.config import SamplingConfig
+from lpd.tokenizer.vq_tokenizer import VQTokenizer
+from lpd.training import online
+from lpd.training.config import OnlineOptions, TrainConfig, ValidationOptions
+from lpd.training.setup import TrainingSetup
+from lpd.training.trainer import Trainer
+
+
+@pytest.fixture(autouse=True)
+def small_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PRESETS, "lpd_test", (2, 32, 2))
+
+
+@pytest.fixture
+def config(tokenizer_folder: Path, tmp_path: Path) -> TrainConfig:
+    """Two epochs of three steps on random codes of the tests' tokenizer."""
+    tokenizer = VQTokenizer.from_pretrained(tokenizer_folder, torch.device("cpu"))
+    labels = np.arange(24) % 3
+    index = CacheIndex(
+        image_size=16,
+        vocab_size=tokenizer.vocab_size,
+        tokenizer_sha256=tokenizer.sha256,
+        class_names=("a", "b", "c"),
+        files=tuple(f"{'abc'[label]}/{i}.png" for i, label in enumerate(labels)),
+        labels=labels,
+    )
+    writer = CacheWriter(tmp_path / "cache", index)
+    writer.write_index()
+    codes = np.random.default_rng(0).integers(24, size=(24, 2, 16))
+    writer.write_shard(0, codes.astype(np.uint16))
+    return TrainConfig(
+        cached_path=tmp_path / "cache",
+        output_dir=tmp_path / "out",
+        vqgan_path=tokenizer_folder,
+        model="lpd_test",
+        img_size=16,
+        epochs=2,
+        batch_size=8,
+        lr=3e-2,
+        warmup_epochs=0,
+        lr_schedule="constant",
+        validation=ValidationOptions(eval_freq=1),
+        online=OnlineOptions(sample_grid=6, generation_steps=4, sampling=SamplingConfig(cfg=2.0)),
+        ema_decay=0.5,
+        device="cpu",
+    )
+
+
+def train(config: TrainConfig) -> None:
+    assert Trainer(TrainingSetup(config, World())).train()
+
+
+def test_grids_are_what_the_pipeline_makes_of_the_same_seed(config: TrainConfig) -> None:
+    train(config)
+    grids = sorted((config.output_dir / "samples").iterdir())
+    assert [grid.name for grid in grids] == ["step_00000003.png", "step_00000006.png"]
+    first, last = (np.asarray(Image.open(grid)) for grid in grids)
+    assert first.shape == last.shape == (20, 2 + 6 * 18, 3)
+    assert (first != last).any()
+    assert config.vqgan_path is not None
+    pipeline = LPDPipeline.from_pretrained(config.output_dir / "model_ema", config.vqgan_path)
+    images = pipeline([0, 0, 1, 1, 2, 2], generation_steps=4, cfg=2.0, seed=config.seed)
+    for place, image in enumerate(images):
+        left = 2 + 18 * place
+        assert np.array_equal(last[2:18, left : left + 16], np.asarray(image)), place
+
+
+def test_no_pictures_where_none_are_wanted(config: TrainConfig) -> None:
+    train(dataclasses.replace(config, online=OnlineOptions(sample_grid=0)))
+    train(dataclasses.replace(config, vqgan_path=None, output_dir=config.output_dir / "other"))
+    assert not list(config.output_dir.rglob("samples"))
+
+
+@pytest.fixture
+def with_evaluation(config: TrainConfig, tmp_path: Path) -> TrainConfig:
+    classifier = Classifier(
+        ClassifierConfig(
+            architecture="resnet10t",
+            num_classes=3,
+            image_size=16,
+            model_args={"channels": [4, 4, 8, 8], "stem_width": 4},
+        )
+    )
+    classifier.save(tmp_path / "classifier")
+    options = dataclasses.replace(
+        config.online,
+        online_eval=True,
+        num_images=12,
+        eval_bsz=6,
+        feature_extractor=str(tmp_path / "classifier"),
+    )
+    return dataclasses.replace(config, online=options)
+
+
+def evaluations(config: TrainConfig) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (config.output_dir / "log.jsonl").open()]
+    return [line for line in lines if any(key.startswith("eval_") for key in line)]
+
+
+def test_numbers_are_those_of_an_evaluation(with_evaluation: TrainConfig, tmp_path: Path) -> None:
+    config = with_evaluation
+    train(config)
+    lines = evaluations(config)
+    assert [line["step"] for line in lines] == [3, 3, 6, 6]
+    assert config.vqgan_path is not None
+    (expected,) = run_evaluation(
+        EvalConfig(
+            pretrained_ckpt=config.output_dir / "model_ema",
+            vqgan_path=config.vqgan_path,
+            output_dir=tmp_path / "evaluation",
+            img_size=16,
+            num_images=12,
+            eval_bsz=6,
+            decoding=SweepOptions(generation_steps=(4,)),
+            sampling=SamplingConfig(cfg=2.0),
+            seed=config.seed,
+            feature_extractor=config.online.feature_extractor,
+        ),
+        World(),
+    )
+    measured = {k.removeprefix("eval_ema_"): v for k, v in lines[-1].items() if k != "step"}
+    assert measured == pytest.approx({k: v for k, v in expected.metrics.items() if v is not None})
+    assert measured
+
+
+def test_a_run_that_was_killed_in_an_evaluation_does_it_again(
+    with_evaluation: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = with_evaluation
+    evaluate = online.evaluate_online
+
+    def killed(*arguments: Any) -> dict[str, float]:
+        if arguments[2].parent.name == "step_00000003" and arguments[2].name == "model_ema":
+            raise InterruptedError
+        return evaluate(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lpd.training.trainer.evaluate_online", killed)
+        with pytest.raises(InterruptedError):
+            train(config)
+    train(config)
+    names = [(line["step"], "eval_ema" in "".join(line)) for line in evaluations(config)]
+    assert names == [(3, False), (3, True), (6, False), (6, True)]
+
+
+def test_an_evaluation_needs_the_tokenizer(config: TrainConfig) -> None:
+    with pytest.raises(InputError, match="name the tokenizer with --vqgan_path"):
+        dataclasses.replace(config, vqgan_path=None, online=OnlineOptions(online_eval=True))
