@@ -4,6 +4,7 @@ n images, m of them kept for precision and recall, D features.
 """
 
 import hashlib
+import os
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -188,7 +189,9 @@ def _compute_share(
         reading(
             source.images,
             rows,
-            num_workers=min(num_workers, len(share) // _IMAGES_PER_WORKER),
+            num_workers=min(
+                num_workers, len(os.sched_getaffinity(0)), len(share) // _IMAGES_PER_WORKER
+            ),
             pin_memory=world.device.type == "cuda",
         ) as loaded,
         progress(

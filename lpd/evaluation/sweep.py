@@ -23,6 +23,7 @@ from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.weights import weights_file
 
 SETTINGS_NAME = "settings.json"
+REFERENCE_NAME = "reference.npz"
 _GRID_COLUMNS = 10
 _GRID_ROWS = 8
 
@@ -124,7 +125,7 @@ class _Evaluation:
         return load_reference(
             source,
             self.extractor,
-            self.config.output_dir / "reference.npz",
+            self.config.output_dir / REFERENCE_NAME,
             self.world,
             batch_size=self.config.eval_bsz,
             num_workers=self.config.num_workers,

@@ -13,7 +13,7 @@ import torch
 from lpd.distributed import World
 from lpd.evaluation.report import write_grid
 from lpd.evaluation.setting import EvalConfig
-from lpd.evaluation.sweep import run_evaluation
+from lpd.evaluation.sweep import REFERENCE_NAME, run_evaluation
 from lpd.generation import ImageGenerator
 from lpd.models.lpd import LPD
 from lpd.orders.group_sizes import GroupSizeOptions
@@ -91,7 +91,8 @@ def evaluate_online(
     Args:
         config: the training's settings; they name a tokenizer.
         model: the folder of its weights.
-        output_dir: where the evaluation goes. Its images' features are removed at the end.
+        output_dir: where the evaluation goes, RUN/STEP/WEIGHTS. The features of its images are
+            removed at the end, those of the reference are moved to RUN.
         world: the run's processes.
 
     Returns:
@@ -102,6 +103,11 @@ def evaluate_online(
     """
     options = config.online
     assert config.vqgan_path is not None
+    # The features of a reference folder are the same every time.
+    own, shared = output_dir / REFERENCE_NAME, output_dir.parents[1] / REFERENCE_NAME
+    if world.is_main and shared.is_file():
+        output_dir.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(shared, own)
     (result,) = run_evaluation(
         EvalConfig(
             pretrained_ckpt=model,
@@ -123,6 +129,8 @@ def evaluate_online(
         world,
     )
     if world.is_main:
+        if own.is_file():
+            own.replace(shared)
         for chunks in output_dir.glob("*/chunks"):
             shutil.rmtree(chunks)
     return {name: value for name, value in result.metrics.items() if value is not None}

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from lpd.data.code_cache import CacheIndex, CacheWriter
 from lpd.distributed import World
 from lpd.errors import InputError
+from lpd.evaluation import reference
 from lpd.evaluation.features import Classifier, ClassifierConfig
 from lpd.evaluation.setting import EvalConfig
 from lpd.evaluation.sweep import run_evaluation
@@ -167,3 +169,22 @@ def test_a_run_that_was_killed_in_an_evaluation_does_it_again(
 def test_an_evaluation_needs_the_tokenizer(config: TrainConfig) -> None:
     with pytest.raises(InputError, match="name the tokenizer with --vqgan_path"):
         dataclasses.replace(config, vqgan_path=None, online=OnlineOptions(online_eval=True))
+
+
+def test_a_reference_folder_is_read_once(
+    with_evaluation: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for label in "abc":
+        folder = tmp_path / "images" / "train" / label
+        folder.mkdir(parents=True)
+        for number in range(4):
+            pixels = np.random.default_rng(ord(label) + number).integers(256, size=(16, 16, 3))
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+    options = dataclasses.replace(with_evaluation.online, reference=tmp_path / "images")
+    config = dataclasses.replace(with_evaluation, online=options)
+    read = mock.Mock(side_effect=reference._compute)
+    monkeypatch.setattr(reference, "_compute", read)
+    train(config)
+    assert read.call_count == 1
+    assert [("fid" in "".join(line)) for line in evaluations(config)] == [True] * 4
+    assert not list(config.output_dir.rglob("chunks"))
