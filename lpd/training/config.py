@@ -53,8 +53,8 @@ class ValidationOptions:
 class OnlineOptions:
     """What is generated while a training goes on, every --eval_freq epochs and at the end."""
 
-    sample_grid: int = 32
-    """With --vqgan_path: images of fixed seeds in a picture in samples/; 0 for none."""
+    sample_grid: int = 0
+    """Images of fixed seeds in a picture in samples/; needs --vqgan_path."""
     online_eval: bool = False
     """Evaluate the weights as main_eval.py does; needs --vqgan_path."""
     num_images: int = 5000
@@ -219,8 +219,10 @@ class TrainConfig:
             raise InputError(
                 f"unknown parallel {self.parallel!r}: choose from {', '.join(STRATEGIES)}"
             )
-        if self.online.online_eval and self.vqgan_path is None:
-            raise InputError("online_eval generates images: name the tokenizer with --vqgan_path")
+        if (self.online.online_eval or self.online.sample_grid) and self.vqgan_path is None:
+            raise InputError(
+                "online_eval and sample_grid make images: name the tokenizer with --vqgan_path"
+            )
         if self.wandb and importlib.util.find_spec("wandb") is None:
             raise InputError("wandb is not installed: pip install wandb, or leave out --wandb")
         if not self.use_cached:

@@ -120,6 +120,14 @@ class TrainingLog:
         except OSError as error:
             raise InputError(f"cannot write {self._file}: {error.strerror}") from error
 
+    def has(self, step: int, name: str) -> bool:
+        """Whether ``log.jsonl`` tells a number of a step; other ranks do not know."""
+        if self._writer is None or not self._file.is_file():
+            return False
+        with self._file.open(encoding="utf-8") as file:
+            lines = [json.loads(line) for line in file]
+        return any(line["step"] == step and name in line for line in lines)
+
     def _drop_lines_after(self, step: int) -> None:
         """Leave out lines of later steps, and what a crash left of a line."""
         if not self._file.is_file():

@@ -11,6 +11,8 @@ import numpy.typing as npt
 import torch
 
 from lpd.distributed import World
+from lpd.evaluation.features import load_feature_extractor
+from lpd.evaluation.reference import open_reference
 from lpd.evaluation.report import write_grid
 from lpd.evaluation.setting import EvalConfig
 from lpd.evaluation.sweep import REFERENCE_NAME, run_evaluation
@@ -27,17 +29,38 @@ from lpd.training.config import TrainConfig
 _GRID_COLUMNS = 8
 
 
+def check_online(config: TrainConfig, grid: Grid) -> None:
+    """Check what would end a training when it first generates images, epochs from its start.
+
+    Args:
+        config: the training's settings.
+        grid: rows and columns of the code grid.
+
+    Raises:
+        InputError: passes that do not fit, or a reference or extractor that is not there.
+    """
+    options = config.online
+    if options.online_eval or options.sample_grid:
+        _plans(config, grid)
+    if options.online_eval:
+        extractor = load_feature_extractor(
+            options.feature_extractor, torch.device("cpu"), options.inception_path
+        )
+        if options.reference is not None:
+            open_reference(options.reference, config.img_size, extractor)
+
+
 class SampleGrids:
     """Writes what a model generates with the same labels, orders and random numbers every time."""
 
-    def __init__(self, config: TrainConfig, tokenizer_path: Path, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, device: torch.device) -> None:
         """Args:
-        config: the training's settings.
-        tokenizer_path: the tokenizer whose codes are learned.
+        config: the training's settings; they name a tokenizer.
         device: where images are generated.
         """
+        assert config.vqgan_path is not None
         self._config = config
-        self._tokenizer = VQTokenizer.from_pretrained(tokenizer_path, device)
+        self._tokenizer = VQTokenizer.from_pretrained(config.vqgan_path, device)
         self._device = device
 
     def write(self, weights: Weights, path: Path) -> npt.NDArray[np.uint8]:

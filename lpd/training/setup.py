@@ -21,6 +21,7 @@ from lpd.pretrained import config_of_preset
 from lpd.provenance import Origin
 from lpd.training.batch import BatchSource
 from lpd.training.config import CHANGEABLE, OnlineOptions, TrainConfig, ValidationOptions
+from lpd.training.online import check_online
 from lpd.training.validation import make_validation
 from lpd.weights import WEIGHTS_NAME, weights_file
 
@@ -73,6 +74,7 @@ class TrainingSetup:
             world=world,
             null=make_conditioning(self.model_config).null,
         )
+        check_online(config, self.model_config.grid)
         self.validation = make_validation(config, self.cache, self.schedules, world)
         self.lr_schedule = config.schedule(
             self.source.steps_per_epoch, self.source.global_batch_size
@@ -92,11 +94,6 @@ class TrainingSetup:
     def exported_average(self) -> Path:
         """Where the running average of its weights goes."""
         return self.config.output_dir / "model_ema"
-
-    @property
-    def samples_path(self) -> Path | None:
-        """The tokenizer with which sample grids are made; None for none."""
-        return self.config.vqgan_path if self.config.online.sample_grid else None
 
     @functools.cached_property
     def cache_sha256(self) -> str | None:

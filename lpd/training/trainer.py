@@ -13,7 +13,6 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.checkpoint.stateful import Stateful
 from torch.distributed.tensor import DTensor
 
-from lpd.evaluation.report import RESULTS_NAME
 from lpd.files import printable, write_json
 from lpd.launcher import launcher_is_gone
 from lpd.models.layers import Attend
@@ -35,7 +34,7 @@ from lpd.training.checkpoint import (
 from lpd.training.clock import BACKWARD, DATA, FORWARD, OPTIMIZER, StepClock
 from lpd.training.logging import TrainingLog
 from lpd.training.loss import token_loss
-from lpd.training.online import SampleGrids, evaluate_online
+from lpd.training.measuring import Measuring
 from lpd.training.optim import FiniteGuard, make_optimizer, set_lr
 from lpd.training.parallelize import STRATEGIES
 from lpd.training.setup import TRAINING_NAME, TrainingSetup
@@ -98,7 +97,15 @@ class Trainer:
             load_checkpoint(path, self.parts, world)
             self.step = self.saved_step = progress.step
         self.told_step = self.step
-        self.grids: SampleGrids | None = None
+        self.measuring = Measuring(
+            setup,
+            self.model,
+            self.parallel_model,
+            self.average,
+            self._weights,
+            self.checkpoints,
+            self._save,
+        )
 
     def summary(self) -> str:
         """What is trained on what, in a few lines."""
@@ -147,8 +154,7 @@ class Trainer:
         ):
             if self.changes:
                 log.note(self.step, changed=self.changes)
-            if self._is_measuring_step():  # a run that was killed in it left it undone
-                self._evaluate(log)
+            self.measuring.measure(self.step, log)  # what a run that was killed left undone
             self.clock.lap(None)
             while self.step < self.total_steps:
                 batch = batches.batch(self.step)
@@ -166,15 +172,9 @@ class Trainer:
                     self._save()
                     self.checkpoints.wait()
                     return False
-                if self._is_measuring_step():
-                    self._validate(log)
-                    self._write_samples(log)
-                if self._is_save_step() or (
-                    self.config.online.online_eval and self._is_measuring_step()
-                ):
+                self.measuring.measure(self.step, log)
+                if self._is_save_step():
                     self._save()
-                if self._is_measuring_step():
-                    self._evaluate(log)
                 self.clock.lap(None)
             self._save()
             self.checkpoints.wait()
@@ -240,17 +240,6 @@ class Trainer:
             metrics["memory_gib"] = memory / 2**30
         return metrics
 
-    def _validate(self, log: TrainingLog) -> None:
-        """Measure the weights, and their average, on held-out images."""
-        validation = self.setup.validation
-        if validation is None:
-            return
-        log.report(self.step, validation.measure(self.model, self.parallel_model), group="val")
-        if self.average is not None:
-            with self.average.in_place():
-                measured = validation.measure(self.model, self.parallel_model)
-            log.report(self.step, measured, group="val_ema")
-
     def _adding_up(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
         if self.strategy is None:
             return contextlib.nullcontext()
@@ -303,39 +292,6 @@ class Trainer:
         # Compiled with a block, it would have the block compiled anew for every schedule: a mask's
         # function is a constant to the compiler.
         return torch.compiler.disable(attend, recursive=False) if self.config.compile else attend
-
-    def _write_samples(self, log: TrainingLog) -> None:
-        """Write what the weights, or their average where it is kept, generate."""
-        if self.setup.samples_path is None:
-            return
-        *_, weights = self._weights().values()
-        with self.world.together():
-            if self.world.is_main:
-                if self.grids is None:
-                    self.grids = SampleGrids(
-                        self.config, self.setup.samples_path, self.world.device
-                    )
-                path = self.config.output_dir / "samples" / f"step_{self.step:08d}.png"
-                log.images(self.step, self.grids.write(weights, path))
-
-    def _evaluate(self, log: TrainingLog) -> None:
-        """Evaluate the checkpoint of this step, unless that is done."""
-        if not self.config.online.online_eval:
-            return
-        self.checkpoints.wait()
-        kept = [self.setup.exported_average] if self.average is not None else []
-        for name in (each.name for each in (self.setup.exported_model, *kept)):
-            folder = self.config.output_dir / "online_eval" / f"step_{self.step:08d}" / name
-            if self.world.any((folder / RESULTS_NAME).is_file()):
-                continue
-            model = self.checkpoints.path_of(self.step) / name
-            metrics = evaluate_online(self.config, model, folder, self.world)
-            log.report(self.step, metrics, group=name.replace("model", "eval"))
-
-    def _is_measuring_step(self) -> bool:
-        epoch, rest = divmod(self.step, self.source.steps_per_epoch)
-        is_due = rest == 0 and epoch % self.config.validation.eval_freq == 0
-        return self.step > 0 and (is_due or self.step == self.total_steps)
 
     def _is_save_step(self) -> bool:
         epoch, rest = divmod(self.step, self.source.steps_per_epoch)

@@ -89,8 +89,7 @@ def test_grids_are_what_the_pipeline_makes_of_the_same_seed(config: TrainConfig)
 
 
 def test_no_pictures_where_none_are_wanted(config: TrainConfig) -> None:
-    train(dataclasses.replace(config, online=OnlineOptions(sample_grid=0)))
-    train(dataclasses.replace(config, vqgan_path=None, output_dir=config.output_dir / "other"))
+    train(dataclasses.replace(config, online=OnlineOptions()))
     assert not list(config.output_dir.rglob("samples"))
 
 
@@ -158,7 +157,7 @@ def test_a_run_that_was_killed_in_an_evaluation_does_it_again(
         return evaluate(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr("lpd.training.trainer.evaluate_online", killed)
+        patch.setattr("lpd.training.measuring.evaluate_online", killed)
         with pytest.raises(InterruptedError):
             train(config)
     train(config)
@@ -166,9 +165,27 @@ def test_a_run_that_was_killed_in_an_evaluation_does_it_again(
     assert names == [(3, False), (3, True), (6, False), (6, True)]
 
 
-def test_an_evaluation_needs_the_tokenizer(config: TrainConfig) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"generation_steps": 17}, "17 generation steps do not fit 16 positions"),
+        ({"reference": Path("/nowhere")}, "/nowhere"),
+        ({"feature_extractor": "/nowhere"}, "/nowhere"),
+    ],
+    ids=str,
+)
+def test_what_would_fail_in_the_first_evaluation_fails_at_the_start(
+    with_evaluation: TrainConfig, change: dict[str, Any], message: str
+) -> None:
+    options = dataclasses.replace(with_evaluation.online, **change)
+    with pytest.raises(InputError, match=message):
+        TrainingSetup(dataclasses.replace(with_evaluation, online=options), World())
+
+
+@pytest.mark.parametrize("wanted", [{"online_eval": True}, {"sample_grid": 8}], ids=str)
+def test_images_need_the_tokenizer(config: TrainConfig, wanted: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="name the tokenizer with --vqgan_path"):
-        dataclasses.replace(config, vqgan_path=None, online=OnlineOptions(online_eval=True))
+        dataclasses.replace(config, vqgan_path=None, online=OnlineOptions(**wanted))
 
 
 def test_a_reference_folder_is_read_once(

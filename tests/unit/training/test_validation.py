@@ -1,8 +1,11 @@
 """What a training measures on images that it does not learn from, and when."""
 
 import dataclasses
+import hashlib
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,8 +160,6 @@ def test_other_images_do_not_compare(
     if "class_names" in change:
         files = (other / "files.txt").read_text().replace("c/", "d/")
         (other / "files.txt").write_text(files)
-        import hashlib
-
         meta["files_sha256"] = hashlib.sha256(files.encode()).hexdigest()
     (other / "meta.json").write_text(json.dumps(meta | change))
     options = dataclasses.replace(config.validation, val_cached_path=other)
@@ -173,3 +174,31 @@ def test_wrong_options(wrong: dict[str, Any]) -> None:
     (name,) = wrong
     with pytest.raises(InputError, match=name):
         ValidationOptions(**wrong)
+
+
+def test_a_run_that_was_stopped_before_it_measured_does_it_after(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked to stop at a step at which something is due, it saves at once."""
+    due = dataclasses.replace(config.validation, eval_freq=1)
+    config = dataclasses.replace(config, epochs=2, validation=due, ema_decay=0.5)
+    monkeypatch.setattr("lpd.training.trainer._STOP_CHECK_STEPS", 5)
+    trainer = Trainer(TrainingSetup(config, World()))
+    step = trainer.train_step
+
+    def told_to_stop(batch: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return step(batch)
+
+    trainer.train_step = told_to_stop  # type: ignore[method-assign]
+    assert not trainer.train()
+    assert trainer.step == 5
+    assert not [line for line in lines(config) if "val_loss" in line]
+    for _ in range(2):
+        assert Trainer(TrainingSetup(config, World())).train()
+        told = [
+            (line["step"], "val_loss" in line)
+            for line in lines(config)
+            if any(key.startswith("val_") for key in line)
+        ]
+        assert told == [(5, True), (5, False), (10, True), (10, False)]
