@@ -1,6 +1,7 @@
 """Folders in which one process works at a time."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -12,13 +13,16 @@ from typing import TextIO
 from lpd.errors import InputError
 
 LOCK_NAME = ".lock"
+# What file systems say that know no locks, as Lustre does where it is mounted without them.
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
 def only_user_of(folder: Path, what: str) -> Iterator[Path]:
     """Be the only process that works in a folder, for the length of the block.
 
-    The lock ends with the process, however it ends. The folder is made.
+    The lock ends with the process, however it ends. The folder is made. On a file system without
+    locks nothing is locked.
 
     Args:
         folder: the folder.
@@ -60,7 +64,7 @@ def _locked(path: Path) -> TextIO:
     while True:
         file = path.open("a", encoding="utf-8")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file)
             # Whoever had it may have removed it meanwhile, and a lock on what is gone is none.
             if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
                 return file
@@ -68,3 +72,11 @@ def _locked(path: Path) -> TextIO:
             file.close()
             raise
         file.close()
+
+
+def _lock(file: TextIO) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise

@@ -28,6 +28,11 @@ class WeightAverage:
         self._step = get_ema_multi_avg_fn(decay)
 
     @torch.no_grad()
+    def restart(self) -> None:
+        """Have the weights as they are be the average."""
+        _copy(self._parameters, self._averages)
+
+    @torch.no_grad()
     def update(self) -> None:
         """Take in the weights after a step."""
         self._step(self._averages, self._parameters, 0)  # the count is of no matter here

@@ -339,10 +339,11 @@ def _file_names(folder: Path) -> list[str]:
     )
 
 
-def load_checkpoint(checkpoint: Path, parts: Mapping[str, Stateful], world: World) -> None:
+def load_checkpoint(checkpoint: Path, parts: Mapping[str, Stateful], world: World) -> set[str]:
     """Load a verified checkpoint into the parts that it holds; all processes call this together.
 
-    A part younger than the checkpoint stays as it is.
+    Returns:
+        The names of the parts that stay as they are: they are younger than the checkpoint.
     """
     names = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
     held = {name.partition(".")[0] for name in names}
@@ -352,6 +353,7 @@ def load_checkpoint(checkpoint: Path, parts: Mapping[str, Stateful], world: Worl
             checkpoint_id=checkpoint,
             no_dist=world.size == 1,
         )
+    return parts.keys() - held
 
 
 @contextlib.contextmanager

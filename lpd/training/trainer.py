@@ -94,7 +94,9 @@ class Trainer:
         self.saved_step = -1
         if found is not None:
             path, progress = found
-            load_checkpoint(path, self.parts, world)
+            younger = load_checkpoint(path, self.parts, world)
+            if self.average is not None and "ema" in younger:
+                self.average.restart()  # from the weights that were loaded
             self.step = self.saved_step = progress.step
         self.told_step = self.step
         self.measuring = Measuring(

@@ -208,6 +208,18 @@ def test_the_average_is_saved_and_goes_on_and_is_exported(
                 assert torch.equal(exported.get_parameter(name), average), (folder, name)
 
 
+def test_an_average_that_begins_late_begins_with_the_weights(config: TrainConfig) -> None:
+    config = dataclasses.replace(config, epochs=1)
+    trained = Trainer(TrainingSetup(config, World()))
+    assert trained.train()
+    longer = dataclasses.replace(config, epochs=2, ema_decay=0.9, allow_change="epochs,ema_decay")
+    resumed = Trainer(TrainingSetup(longer, World()))
+    assert resumed.step == 5
+    assert resumed.average is not None
+    for name, average in resumed.average.weights.items():
+        assert torch.equal(average, trained.model.get_parameter(name)), name
+
+
 def test_a_skipped_step_leaves_the_average(config: TrainConfig) -> None:
     module = nn.Linear(2, 2)
     average = WeightAverage(module, 0.5)
