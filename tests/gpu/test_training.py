@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from lpd.errors import InputError
 from lpd.models.lpd import PRESETS
 from lpd.pretrained import load_model
 from lpd.training.batch import Batch
-from lpd.training.config import TrainConfig
+from lpd.training.config import TrainConfig, ValidationOptions
 from lpd.training.setup import TrainingSetup
 from lpd.training.trainer import Trainer
 
@@ -110,6 +111,69 @@ def test_recomputed_activations_change_nothing(
         assert recomputed[key] == pytest.approx(values, rel=1e-3), key
 
 
+@pytest.mark.parametrize("bf16", [True, False], ids=["bf16", "float32"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"batch_size": 2, "accumulation_steps": 2},
+        {"chunked_loss": True},
+        {"grad_checkpointing": True, "checkpoint_every": 2},
+        {"compile": True},
+        {"compile": True, "grad_checkpointing": True, "chunked_loss": True},
+    ],
+    ids=str,
+)
+def test_other_ways_to_make_the_same_steps(
+    config: TrainConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: dict[str, Any],
+    bf16: bool,
+) -> None:
+    monkeypatch.setattr("lpd.training.loss.CHUNK_TOKENS", 300)  # of 1,024
+    config = dataclasses.replace(config, bf16=bf16)
+    plain = train(config, GPU)
+    other = train(dataclasses.replace(config, output_dir=tmp_path / "other", **change), GPU)
+    for key, tolerance in (BF16_TOLERANCES if bf16 else FLOAT32_TOLERANCES).items():
+        assert other[key] == pytest.approx(plain[key], rel=tolerance), key
+
+
+def test_compiled_blocks_are_compiled_once(config: TrainConfig) -> None:
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        train(dataclasses.replace(config, compile=True), GPU)
+    # FlexAttention, and four around it: for two blocks and all schedules.
+    assert counters["stats"]["unique_graphs"] == 5
+
+
+def test_what_is_told_of_a_step(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lpd.training.trainer.peak_flops", lambda device: 1e12)
+    assert Trainer(TrainingSetup(config, GPU)).train()
+    lines = [json.loads(line) for line in (config.output_dir / "log.jsonl").open()]
+    for line in lines:
+        shares = [value for key, value in line.items() if key.startswith("share_")]
+        assert sum(shares) == pytest.approx(1)
+        assert min(shares) >= 0
+        assert line["memory_gib"] > 0
+        assert line["mfu"] > 0
+
+
+def test_held_out_codes_cost_as_on_the_cpu(
+    config: TrainConfig, large_cache: Path, tmp_path: Path
+) -> None:
+    validation = ValidationOptions(val_cached_path=large_cache, val_images=6)
+    config = dataclasses.replace(config, validation=validation, ema_decay=0.5)
+    measured = []
+    for world in (CPU, GPU):
+        folder = tmp_path / world.device.type
+        setup = TrainingSetup(dataclasses.replace(config, output_dir=folder), world)
+        assert Trainer(setup).train()
+        lines = [json.loads(line) for line in (folder / "log.jsonl").open()]
+        measured.append({k: v for line in lines for k, v in line.items() if k.startswith("val_")})
+    assert len(measured[0]) == 2 * (1 + 2 * 3 * 2)
+    for key, value in measured[0].items():
+        assert measured[1][key] == pytest.approx(value, rel=1e-2), key
+
+
 def test_only_steps_that_are_logged_wait_for_the_gpu(config: TrainConfig) -> None:
     config = dataclasses.replace(config, log_freq=100, bf16=True, proj_dropout=0.1)
     trainer = Trainer(TrainingSetup(config, GPU))
@@ -132,7 +196,8 @@ def test_only_steps_that_are_logged_wait_for_the_gpu(config: TrainConfig) -> Non
 
 
 def test_a_gpu_skips_the_updates_after_a_diverged_step(config: TrainConfig) -> None:
-    trainer = Trainer(TrainingSetup(dataclasses.replace(config, log_freq=100), GPU))
+    config = dataclasses.replace(config, log_freq=100, max_bad_steps=1)
+    trainer = Trainer(TrainingSetup(config, GPU))
     step = trainer.train_step
     before: dict[str, torch.Tensor] = {}
 
@@ -146,7 +211,7 @@ def test_a_gpu_skips_the_updates_after_a_diverged_step(config: TrainConfig) -> N
         return step(batch)
 
     trainer.train_step = diverge_in_the_third_step
-    with pytest.raises(InputError, match="not finite at step 2"):
+    with pytest.raises(InputError, match="in 1 steps in a row, 2 to 2 "):
         trainer.train()
     for key, value in trainer.model.state_dict().items():
         assert torch.equal(value, before[key]), key
@@ -170,6 +235,7 @@ def test_resuming_on_a_gpu(config: TrainConfig, tmp_path: Path) -> None:
     trainer.train_step = crash_in_the_second_epoch
     with pytest.raises(CrashError):
         trainer.train()
+    trainer.checkpoints.wait()
     assert Trainer(TrainingSetup(config, GPU)).step == 6  # the first epoch was saved
     for key, values in train(config, GPU).items():
         assert values == pytest.approx(straight[key], rel=1e-3), key
