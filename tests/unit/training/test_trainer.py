@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,13 @@ def test_resuming_changes_nothing(config: TrainConfig, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "signals",
-    [[signal.SIGTERM], [signal.SIGTERM] * 3, [signal.SIGINT, signal.SIGINT, signal.SIGTERM]],
+    [
+        [signal.SIGTERM],
+        [signal.SIGTERM] * 3,
+        [signal.SIGINT, signal.SIGINT, signal.SIGTERM],
+        [signal.SIGHUP],
+        [signal.SIGUSR1],
+    ],
     ids=lambda signals: "+".join(each.name for each in signals),
 )
 def test_signals_save_and_stop(config: TrainConfig, signals: list[signal.Signals]) -> None:
@@ -115,6 +122,50 @@ def test_signals_save_and_stop(config: TrainConfig, signals: list[signal.Signals
     assert not trainer.train()
     assert signal.getsignal(signal.SIGTERM) is before
     assert Trainer(TrainingSetup(config, World())).step == trainer.step < 20
+
+
+def test_nohup_stays_in_force(config: TrainConfig) -> None:
+    trainer = Trainer(TrainingSetup(config, World()))
+    step = trainer.train_step
+
+    def the_terminal_is_closed(batch: object) -> object:
+        os.kill(os.getpid(), signal.SIGHUP)
+        return step(batch)
+
+    trainer.train_step = the_terminal_is_closed
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert trainer.train()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_killed_torchrun_stops_its_processes(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = Trainer(TrainingSetup(config, World()))
+    monkeypatch.setattr("lpd.training.trainer.launcher_is_gone", lambda: trainer.step >= 3)
+    assert not trainer.train()
+    assert Trainer(TrainingSetup(config, World())).step == trainer.step < 20
+
+
+def test_being_told_to_stop_at_the_end_loses_nothing(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the last checkpoint is written, and while the model is."""
+    config = dataclasses.replace(config, epochs=1)
+    for place in ("checkpoint", "trainer"):
+        save = sys.modules[f"lpd.training.{place}"].save_weights
+
+        def told_to_stop(*arguments: Any, save: Any = save) -> None:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                os.kill(os.getpid(), number)
+            save(*arguments)
+
+        monkeypatch.setattr(f"lpd.training.{place}.save_weights", told_to_stop)
+    assert Trainer(TrainingSetup(config, World())).train()
+    assert TrainingSetup(config, World()).is_complete()
 
 
 def test_other_data_is_refused(config: TrainConfig, small_cache: Path, tmp_path: Path) -> None:
