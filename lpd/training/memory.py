@@ -88,8 +88,8 @@ class Workload:
 
     @property
     def parameters_of_one_row(self) -> int:
-        """Parameters that cannot be shared out, and that the first process has: of positions, of
-        the mask and of no class."""
+        """Parameters that cannot be shared out, which the first process has: of positions, of the
+        mask and of no class."""
         return (self.num_positions + 3) * self.dim
 
     @property

@@ -36,7 +36,7 @@ from lpd.training.memory import CHUNK_TOKENS, Workload, memory_of
 from lpd.training.setup import TrainingSetup
 from lpd.training.trainer import Trainer
 
-# Left out are the gradients of weights on their way into the sum, and batches.
+# Left out are gradients of weights and of chunks on their way into sums, and batches.
 TOLERANCE = 0.02
 # What is whole at a time depends on when the next blocks are sent for.
 SHARDED_TOLERANCE = 0.05
