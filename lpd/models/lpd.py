@@ -16,8 +16,11 @@ from lpd.errors import InputError
 from lpd.models.conditioning import make_conditioning
 from lpd.models.kv_cache import KVCache
 from lpd.models.layers import LAYER_NORM_EPS, Attend, Block, init_weights, lookup
+from lpd.models.presets import MLP_RATIO, NUM_CLASSES, PRESETS, STRIDE, VOCAB_SIZE, preset_shape
 from lpd.models.stack import DecodeStack
 from lpd.weights import YOUNGER
+
+__all__ = ["LPD", "PRESETS", "LPDConfig", "Readout", "preset_shape"]
 
 Readout = Callable[[Tensor, nn.Linear], Tensor]
 """What is made of the (B, N, D) rows that the head reads, with the head."""
@@ -35,13 +38,13 @@ class LPDConfig:
     """Attention heads."""
     img_size: int = 256
     """Image side in pixels."""
-    stride: int = 16
+    stride: int = STRIDE
     """Pixels per code cell."""
-    vocab_size: int = 16384
+    vocab_size: int = VOCAB_SIZE
     """Codebook size V."""
-    num_classes: int = 1000
+    num_classes: int = NUM_CLASSES
     """Number of classes."""
-    mlp_ratio: float = 4.0
+    mlp_ratio: float = MLP_RATIO
     """Hidden width of the MLP over D."""
     proj_dropout: float = 0.1
     """Dropout after the attention's projection and in the MLP."""
@@ -80,27 +83,6 @@ class LPDConfig:
     def num_positions(self) -> int:
         """N."""
         return self.grid[0] * self.grid[1]
-
-
-# Depth, width and heads. L, XL and XXL are the published models (paper table 7); tiny is for
-# pictures of 64 codes and a CPU.
-PRESETS: dict[str, tuple[int, int, int]] = {
-    "lpd_tiny": (4, 128, 4),
-    "lpd_l": (24, 1024, 16),
-    "lpd_xl": (36, 1280, 20),
-    "lpd_xxl": (48, 1536, 24),
-}
-
-
-def preset_shape(name: str) -> tuple[int, int, int]:
-    """Depth, width and number of heads of a preset.
-
-    Raises:
-        InputError: there is no such preset.
-    """
-    if name not in PRESETS:
-        raise InputError(f"unknown model {name!r}: choose from {', '.join(PRESETS)}")
-    return PRESETS[name]
 
 
 class LPD(nn.Module):

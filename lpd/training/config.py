@@ -12,12 +12,14 @@ import tyro
 from lpd.errors import InputError
 from lpd.evaluation.setting import INCEPTION
 from lpd.launcher import world_size
+from lpd.models.presets import STRIDE, preset_shape
 from lpd.options import Flat, flatten
 from lpd.orders.mixture import RANDOM_NAME, OrderMixOptions
 from lpd.orders.registry import LOCALITY_NAME, find_order, free_order_names
 from lpd.randomness import check_seed
 from lpd.sampling.config import SamplingConfig
 from lpd.training.lr_schedule import LR_SCHEDULES, LRSchedule
+from lpd.training.memory import Workload, memory_of
 from lpd.training.parallelize import STRATEGIES
 
 
@@ -190,6 +192,7 @@ class TrainConfig:
     """cpu, cuda, cuda:1, ...; by default CUDA where there is one."""
 
     def __post_init__(self) -> None:
+        preset_shape(self.model)
         for name in (
             "epochs",
             "batch_size",
@@ -254,13 +257,37 @@ class TrainConfig:
         check_seed(self.seed)
 
     def resolved(self) -> dict[str, Any]:
-        """All settings, with those that follow from others and from the number of processes."""
+        """All settings, with those that follow from others and from the number of processes.
+
+        ``memory_gib`` is what a process will need of its GPU by :mod:`lpd.training.memory`. The
+        cache has not been opened: it is for the published tokenizer's codes and ImageNet's classes.
+        """
         global_batch_size = self.batch_size * self.accumulation_steps * world_size()
         return {
             **flatten(self),
             "lr": self.peak_lr(global_batch_size),
             "global_batch_size": global_batch_size,
+            "memory_gib": memory_of(self.workload()).in_gib(),
         }
+
+    def workload(self) -> Workload:
+        """What a process computes, for codes of the published tokenizer and ImageNet's classes."""
+        depth, dim, num_heads = preset_shape(self.model)
+        return Workload(
+            depth=depth,
+            dim=dim,
+            num_heads=num_heads,
+            num_positions=max(1, self.img_size // STRIDE) ** 2,
+            batch_size=self.batch_size,
+            bf16=self.bf16,
+            dropout=self.proj_dropout > 0,
+            recompute_every=self.checkpoint_every if self.grad_checkpointing else 0,
+            chunked_loss=self.chunked_loss,
+            average=self.ema_decay is not None,
+            sharded=self.parallel == "fsdp",
+            num_processes=world_size(),
+            accumulation_steps=self.accumulation_steps,
+        )
 
     @property
     def allowed_changes(self) -> tuple[str, ...]:

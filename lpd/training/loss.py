@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
-# At 16,384 codes the logits of this many tokens are 268 MB in float32.
-CHUNK_TOKENS = 4096
+from lpd.training.memory import CHUNK_TOKENS
 
 
 def token_loss(rows: Tensor, head: nn.Linear, targets: Tensor, *, chunked: bool) -> Tensor:

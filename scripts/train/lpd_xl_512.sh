@@ -4,8 +4,11 @@
 #   bash scripts/train/lpd_xl_512.sh [FLAGS...]
 #
 # Paths come from the environment: CACHED_PATH (the code cache), PRETRAINED (the 256-pixel model) and
-# OUTPUT. NNODES and
-# NPROC_PER_NODE run it elsewhere: the learning rate follows the global batch. Flags win over all.
+# OUTPUT. NNODES and NPROC_PER_NODE run it elsewhere: the learning rate follows the global batch. Flags
+# win over all.
+#
+# Every process needs about 44 GiB of its GPU by estimate (lpd/training/memory.py; --dry_run prints it).
+# With less: --grad_checkpointing, with --checkpoint_every 2 of every second block, and --chunked_loss.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../paths.sh"
 

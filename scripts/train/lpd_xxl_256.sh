@@ -5,6 +5,11 @@
 #
 # Paths come from the environment: CACHED_PATH (the code cache) and OUTPUT. NNODES and
 # NPROC_PER_NODE run it elsewhere: the learning rate follows the global batch. Flags win over all.
+#
+# Every process needs about 50 GiB of its GPU by estimate (lpd/training/memory.py; --dry_run prints it).
+# As a whole copy in each (--parallel ddp) it would be 73 GiB, which leaves a card of 80 GB no margin;
+# sharing the weights changes numbers by rounding alone. A single GPU shares with nobody: there give
+# --grad_checkpointing --checkpoint_every 2 --chunked_loss, for 50 GiB too.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../paths.sh"
 
@@ -14,4 +19,5 @@ exec bash scripts/launch.sh main_train.py 4 8 \
     --model lpd_xxl --img_size 256 --cached_path "$CACHED_PATH" --batch_size 32 \
     --epochs 450 --warmup_epochs 50 --lr_schedule constant+cosine --lr_decay_start_epoch 400 \
     --blr 1e-4 --min_lr 1e-5 --weight_decay 0.02 --grad_clip 3.0 --proj_dropout 0.1 \
-    --label_drop_prob 0.1 --bf16 --output_dir "${OUTPUT:-runs/train/lpd_xxl_256}" "$@"
+    --label_drop_prob 0.1 --bf16 --parallel fsdp \
+    --output_dir "${OUTPUT:-runs/train/lpd_xxl_256}" "$@"

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -55,7 +55,7 @@ def run(
 class DryRun(NamedTuple):
     """What a script's --dry_run shows."""
 
-    config: dict[str, object]
+    config: dict[str, Any]
     launch: str
     """How it would be started."""
 
@@ -150,6 +150,23 @@ def test_training(name: str, dry_run: Callable[..., DryRun]) -> None:
     # 512 pixels start from the model of 256.
     assert (config["pretrained_ckpt"] is not None) == (pixels == 512)
     assert re.search(r"--nnodes=4 --nproc_per_node=8 .*rdzv_endpoint", launch)
+    # A card of 80 GB has a margin, and the script says what is needed.
+    needed = config["memory_gib"]["total"]
+    assert needed < 70
+    said = re.search(r"needs about (\d+) GiB", published("train", name).read_text())
+    assert int(said.group(1)) == round(needed)
+
+
+def test_the_largest_model_fits_fewer_gpus(dry_run: Callable[..., DryRun]) -> None:
+    script = published("train", "lpd_xxl_256")
+
+    def needed(*flags: str, **variables: str) -> float:
+        return dry_run(script, "--dry_run", *flags, **variables).config["memory_gib"]["total"]
+
+    assert needed(NNODES="1") < 70
+    saving = ("--grad_checkpointing", "--checkpoint_every", "2", "--chunked_loss")
+    assert needed(*saving, NNODES="1", NPROC_PER_NODE="1") == pytest.approx(50, abs=0.5)
+    assert needed("--parallel", "ddp") == pytest.approx(73, abs=0.5)
 
 
 def test_cache(dry_run: Callable[..., DryRun]) -> None:

@@ -62,7 +62,6 @@ def test_a_complete_training_is_not_repeated(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--model", "lpd_m"), "unknown model 'lpd_m': choose from"),
         (("--img_size", "256"), "images of 16 pixels, not 256"),
         (("--cached_path", "/nowhere"), "no code cache at /nowhere"),
         (("--pretrained_ckpt", "/nowhere.pth"), "no weight file at /nowhere.pth"),
@@ -90,6 +89,7 @@ def test_mistakes_are_one_line_and_exit_2(
     ("flags", "message"),
     [
         (("--bogus", "1"), "--bogus"),
+        (("--model", "lpd_m"), "unknown model 'lpd_m': choose from"),
         (("--epochs", "many"), "--epochs"),
         (("--epochs", "0"), "epochs must be at least 1"),
         (("--warmup_epochs", "2"), "warmup_epochs 2 are more than epochs 1"),
@@ -312,5 +312,6 @@ assert not heavy, heavy
     resolved = json.loads(settings)
     assert resolved["bf16"] is True
     assert resolved["lr"] == 1e-4 * 64 / 256
+    assert 35 < resolved["memory_gib"]["total"] < 45
     assert help_start
     assert "How processes share a training: ddp" in " ".join(help_rest.split())
