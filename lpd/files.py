@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from lpd.errors import InputError
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}(\.\w+)?")
+"""The names of files that are being written."""
 
 
 @contextlib.contextmanager

@@ -42,9 +42,11 @@ from lpd.files import check_free_space, read_json, write_json
 from lpd.hashes import hash_files
 from lpd.weights import save_weights
 
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
+"""Lists the files of a checkpoint."""
 _NAME = re.compile(r"step_(\d{8})")
-_PARTIAL = ".partial"
+PARTIAL = ".partial"
+"""How the name of a folder ends that is being written, or removed."""
 
 
 @dataclass(frozen=True)
@@ -215,14 +217,14 @@ class CheckpointFolder:
 
     def _list(self) -> list[Path]:
         """The checkpoints that rank 0 sees, the newest first."""
-        return self._world.broadcast(sorted(_checkpoints(self.folder), reverse=True))
+        return self._world.broadcast(checkpoints_in(self.folder)[::-1])
 
     def _write(
         self, progress: Progress, staged: Mapping[str, Any], exports: Mapping[str, Weights]
     ) -> None:
         world = self._writers
         final = self.folder / f"step_{progress.step:08d}"
-        temporary = self.folder / f".{final.name}{_PARTIAL}"
+        temporary = self.folder / f".{final.name}{PARTIAL}"
         with world.together(), _refusals_named(temporary):
             if world.is_main:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -250,7 +252,7 @@ class CheckpointFolder:
                         for name, sha256 in zip(names, hashes, strict=True)
                     },
                 }
-                write_json(temporary / _MANIFEST, manifest)
+                write_json(temporary / MANIFEST, manifest)
                 shutil.rmtree(final, ignore_errors=True)
                 temporary.rename(final)
                 self._remove_old(progress.step)
@@ -258,13 +260,13 @@ class CheckpointFolder:
     def _remove_old(self, newest_step: int) -> None:
         """Remove what is not kept, and what was left behind: writings cut short, and checkpoints of
         later steps, which were damaged or this training would have gone on from them."""
-        steps = {step_of(path): path for path in _checkpoints(self.folder)}
+        steps = {step_of(path): path for path in checkpoints_in(self.folder)}
         earlier = sorted(step for step in steps if step <= newest_step)
         kept = set(earlier[-self._keep_last :]) | {s for s in earlier if self._is_kept(s)}
         for step, path in steps.items():
             if step not in kept:
                 shutil.rmtree(path)
-        for path in self.folder.glob(f".*{_PARTIAL}"):
+        for path in self.folder.glob(f".*{PARTIAL}"):
             shutil.rmtree(path)
 
 
@@ -275,10 +277,11 @@ def step_of(checkpoint: Path) -> int:
     return int(match[1])
 
 
-def _checkpoints(folder: Path) -> list[Path]:
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, which need not exist, by their steps."""
     if not folder.is_dir():
         return []
-    return [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
 def num_bytes(state: Any) -> int:
@@ -309,7 +312,7 @@ def read_progress(checkpoint: Path, world: World) -> Progress:
     Raises:
         InputError: a file is missing or damaged, or there is no manifest.
     """
-    manifest = read_json(checkpoint / _MANIFEST)
+    manifest = read_json(checkpoint / MANIFEST)
     try:
         files = {
             str(name): (int(each["size"]), str(each["sha256"]))
@@ -317,7 +320,7 @@ def read_progress(checkpoint: Path, world: World) -> Progress:
         }
         progress = Progress(int(manifest["step"]), dict(manifest["fingerprint"]))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{checkpoint / _MANIFEST} is not the list of a checkpoint") from error
+        raise InputError(f"{checkpoint / MANIFEST} is not the list of a checkpoint") from error
     for name, (size, _) in files.items():
         file = checkpoint / name
         if not file.is_file() or file.stat().st_size != size:
