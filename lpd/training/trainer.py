@@ -125,6 +125,7 @@ class Trainer:
         """
         config, world = self.config, self.world
         self.checkpoints.check_unchanged()
+        self.checkpoints.remove_leftovers(self.step)
         self.parallel_model.train()
         with (
             TrainingLog(
