@@ -61,6 +61,6 @@ def _content(path: Path) -> Any:
         return dataclasses.replace(FileSystemReader(path.parent).read_metadata(), storage_meta=None)
     if path.name == MANIFEST:
         manifest = read_json(path)
-        manifest["files"][_METADATA].pop("sha256")
+        del manifest["files"][_METADATA]
         return manifest
     return sha256_of_file(path)

@@ -90,6 +90,8 @@ class TorchrunKilled(Fault):
     """torchrun alone is killed: its processes notice, save and stop."""
 
     name = "torchrun was killed"
+    # Processes that have just been started look for it that long.
+    seconds = LIMIT_SECONDS + 30.0
 
     def happen(self, started: Started, draw: random.Random) -> bool:
         if len(started.ranks()) < 2:

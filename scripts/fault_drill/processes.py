@@ -41,6 +41,8 @@ class Started:
                 stderr=subprocess.STDOUT,
                 # Ctrl-C in the terminal is for the drill alone.
                 start_new_session=True,
+                # Under nohup or in the background a signal is ignored, by children too.
+                preexec_fn=_heed_signals,  # noqa: PLW1509
             )
 
     def __enter__(self) -> Self:
@@ -113,6 +115,11 @@ class Started:
                 return False
             time.sleep(_POLL_SECONDS)
         return True
+
+
+def _heed_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def send(pid: int, number: signal.Signals) -> None:
