@@ -9,10 +9,11 @@ SHA-256 hashes, and renamed by rank 0. Loading verifies the manifest. The format
 resume only from folders that your own training wrote.
 """
 
+import contextlib
 import re
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,6 +180,17 @@ class CheckpointFolder:
         if writing is not None:
             writing.result()
 
+    @contextlib.contextmanager
+    def finished_on_error(self) -> Iterator[None]:
+        """A block that ends with what is being written there even where the user has to mend
+        something. The threads that write need no process to go on with anything else."""
+        try:
+            yield
+        except InputError:
+            with contextlib.suppress(Exception):  # the first error is the one to tell
+                self.wait()
+            raise
+
     def newest(self, warn: Callable[[str], None]) -> tuple[Path, Progress] | None:
         """The newest whole checkpoint and where it stands; None where there are none at all.
 
@@ -313,24 +325,37 @@ def read_progress(checkpoint: Path, world: World) -> Progress:
     Raises:
         InputError: a file is missing or damaged, or there is no manifest.
     """
+    # One machine may see what another one does not: all go on to the hashes, or none.
+    with world.together():
+        progress, files = _read_manifest(checkpoint)
+        for name, (size, _) in files.items():
+            if _size(checkpoint / name) != size:
+                raise InputError(f"{checkpoint / name} is missing or cut short")
+    hashes = hash_files([checkpoint / name for name in files], world)
+    for (name, (_, expected)), sha256 in zip(files.items(), hashes, strict=True):
+        if sha256 != expected:
+            raise InputError(f"{checkpoint / name} is damaged")
+    return progress
+
+
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None
+
+
+def _read_manifest(checkpoint: Path) -> tuple[Progress, dict[str, tuple[int, str]]]:
+    """Where a checkpoint stands, and the sizes and hashes of its files by name."""
     manifest = read_json(checkpoint / MANIFEST)
     try:
         files = {
             str(name): (int(each["size"]), str(each["sha256"]))
             for name, each in manifest["files"].items()
         }
-        progress = Progress(int(manifest["step"]), dict(manifest["fingerprint"]))
+        return Progress(int(manifest["step"]), dict(manifest["fingerprint"])), files
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{checkpoint / MANIFEST} is not the list of a checkpoint") from error
-    for name, (size, _) in files.items():
-        file = checkpoint / name
-        if not file.is_file() or file.stat().st_size != size:
-            raise InputError(f"{file} is missing or cut short")
-    hashes = hash_files([checkpoint / name for name in files], world)
-    for (name, (_, expected)), sha256 in zip(files.items(), hashes, strict=True):
-        if sha256 != expected:
-            raise InputError(f"{checkpoint / name} is damaged")
-    return progress
 
 
 def _file_names(folder: Path) -> list[str]:

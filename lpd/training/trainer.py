@@ -136,6 +136,7 @@ class Trainer:
             ) as log,
             Prefetcher(self.source) as batches,
             _stop_flag() as told_to_stop,
+            self.checkpoints.finished_on_error(),
         ):
             if self.changes:
                 log.note(self.step, changed=self.changes)
@@ -285,14 +286,14 @@ class Trainer:
         with self.world.together():
             weights = self._weights()
             if self.world.is_main:
+                for name, each in weights.items():
+                    save_weights(self.config.output_dir / name, each.state, each.config)
+                # Last: with it the training is complete. There may be weights of a shorter one,
+                # which must not pass for these.
                 write_json(
                     self.setup.exported_model / TRAINING_NAME,
                     {"steps": self.step, "fingerprint": self.setup.fingerprint},
                 )
-                # The model comes last: with its weights the training is complete.
-                for name in sorted(weights, reverse=True):
-                    each = weights[name]
-                    save_weights(self.config.output_dir / name, each.state, each.config)
 
 
 def _whole(tensor: Tensor) -> Tensor:

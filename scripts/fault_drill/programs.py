@@ -17,9 +17,9 @@ SHARED = "training_x2"
 NAMES = ("caching", "training", "orders", SHARED)
 
 TOKENIZER_STEPS = 20  # what it learns does not matter here
-EPOCHS = 14
-# So many copies of 1,501 digits fill three shards of 8,192 images, the last one only just.
-COPIES = 11
+EPOCHS = 8
+# So many copies of 1,501 digits are more than a shard of 8,192 images.
+COPIES = 6
 FEW_PER_CLASS = 4
 
 
@@ -68,7 +68,7 @@ def programs(data: Data, *, scale: float = 1.0) -> dict[str, Program]:
 
     Args:
         data: what they work on.
-        scale: how much there is to do; 1 is about 15 seconds each.
+        scale: how much there is to do; 1 is about 10 seconds each.
     """
     training = Program(
         command=(
@@ -94,7 +94,7 @@ def programs(data: Data, *, scale: float = 1.0) -> dict[str, Program]:
         "orders": Program(
             command=(
                 *("orders/run_lpd_order.py", "--img_size", "256", "--generation_steps", "20"),
-                *("--num_runs", str(max(1000, round(60000 * scale)))),
+                *("--num_runs", str(max(1000, round(30000 * scale)))),
             ),
             output_flag="--output_file",
             output="orders.npz",

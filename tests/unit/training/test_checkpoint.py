@@ -6,6 +6,7 @@ import json
 import resource
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.stateful import Stateful
 
-from lpd.distributed import World
+from lpd.distributed import World, join_world
 from lpd.errors import InputError
 from lpd.training import checkpoint, state_files
 from lpd.training.checkpoint import (
@@ -407,3 +408,32 @@ def test_a_checkpoint_is_on_the_disk_before_an_older_one_is_removed(
     ]
     assert seen[2:] == [(tmp_path.name, ["step_00000001", "step_00000002"])]
     assert names(tmp_path) == ["step_00000002"]
+
+
+def test_what_one_machine_cannot_see_all_pass_over(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    in_two_processes: Callable[..., tuple[list[int | None], list[str]]],
+) -> None:
+    for step in (1, 2, 3):
+        save(checkpoints(tmp_path / "all", keep_last=3), step, trained())
+    read = checkpoint.read_json
+
+    def look() -> None:
+        with join_world("cpu") as world:
+
+            def see(path: Path) -> Any:
+                if world.rank == 1 and path.parent.name == "step_00000003":
+                    raise InputError(f"cannot read {path}: not there yet")
+                return read(path)
+
+            monkeypatch.setattr(checkpoint, "read_json", see)
+            folder = CheckpointFolder(tmp_path / "all", world, keep_last=3, is_kept=lambda _: False)
+            found = folder.newest(print)
+            assert found is not None
+            print(found[0].name, found[1].step)
+
+    codes, outputs = in_two_processes(look)
+    assert codes == [0, 0], outputs
+    assert "not there yet; passing over" in outputs[0]
+    assert [output.splitlines()[-1] for output in outputs] == ["step_00000002 2"] * 2
