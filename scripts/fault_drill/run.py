@@ -240,9 +240,8 @@ def main() -> None:
     config = cli.parse(DrillConfig, "Kill the programs, and see whether the results stay the same.")
     with cli.command():
         rows = drill(config)
-        print("", HEADER, *rows, sep="\n")
         wrongs = [wrong for row in rows for wrong in row.wrongs]
-        print(*wrongs, sep="\n")
+        print("", HEADER, *rows, *wrongs, sep="\n")
     sys.exit(1 if wrongs else 0)
 
 
