@@ -15,6 +15,7 @@ def run(config: TrainConfig) -> int:
     """Train to the end, or until told to stop. Returns the exit code."""
     # Not before the flags are read: torch takes seconds to import, and --help has no use for it.
     from lpd.distributed import alone_in, join_world
+    from lpd.locks import remove_left_lock
     from lpd.training.setup import TrainingSetup
     from lpd.training.trainer import Trainer
 
@@ -22,6 +23,7 @@ def run(config: TrainConfig) -> int:
         setup = TrainingSetup(config, world)
         if setup.is_complete():
             if world.is_main:
+                remove_left_lock(config.output_dir)
                 print(f"the training in {config.output_dir} is complete already")
             return 0
         trainer = Trainer(setup, warn=cli.warn)

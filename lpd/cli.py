@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import tyro
 
-from lpd.errors import InputError
+from lpd.errors import InputError, LostProcessError
 from lpd.files import printable
 from lpd.options import flatten
 from lpd.progress import end_open_bars
@@ -55,16 +55,17 @@ def parse(config_class: type[ConfigT], description: str) -> ConfigT:
 @contextlib.contextmanager
 def command() -> Iterator[None]:
     """Run a command's body: what the user can mend becomes one line and exit code 2, Ctrl-C exit
-    130; anything else is a bug and shows its traceback.
+    130, the loss of another process of the run one line and 75; anything else is a bug and shows
+    its traceback.
 
     What the user can mend is an :class:`~lpd.errors.InputError`, or a file that the system refuses:
-    no rights, no room, not there. SIGTERM, which schedulers and torchrun send, and SIGHUP, which a
-    closing terminal sends, are taken as Ctrl-C is, so that files under way are cleaned up and
-    process groups closed.
+    no rights, no room, not there. SIGTERM, which schedulers and torchrun send, SIGUSR1, Slurm's
+    warning before the time is up, and SIGHUP, which a closing terminal sends, are taken as Ctrl-C
+    is, so that files under way are cleaned up and process groups closed.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # as standard error: any file name can be printed
         sys.stdout.reconfigure(errors="backslashreplace")
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup stays in force
             signal.signal(number, signal.default_int_handler)
     try:
@@ -78,6 +79,9 @@ def command() -> Iterator[None]:
             raise
         _say("error: " + printable(" ".join(str(error).split())))
         sys.exit(2)
+    except LostProcessError as error:
+        _say(f"error: {error}")
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         _say("interrupted; the same command goes on from here")
         sys.exit(130)

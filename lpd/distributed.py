@@ -7,6 +7,7 @@ made. Code outside this file asks a :class:`World` and works for both.
 import contextlib
 import dataclasses
 import datetime
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
 from lpd import heartbeat, launcher
-from lpd.errors import InputError
+from lpd.errors import InputError, LostProcessError
 from lpd.locks import LOCK_NAME, only_user_of
 
 # Rank 0 may write, hash or compute metrics for long while the others wait at a barrier. Processes
@@ -29,6 +30,8 @@ from lpd.locks import LOCK_NAME, only_user_of
 _TIMEOUT = datetime.timedelta(hours=2)
 # Of what one machine writes to another; network file systems look again after a minute at most.
 _SHOWN_WITHIN_SECONDS = 60.0
+# What Gloo and NCCL say when the other end of a connection is gone.
+_CONNECTION_LOST = re.compile(r"gloo/transport/|ncclRemoteError")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +162,7 @@ def join_world(device_name: str | None = None) -> Iterator[World]:
 
     Raises:
         InputError: no such device.
+        LostProcessError: another process ended while this one was in an exchange with it.
     """
     rank, size = launcher.rank(), launcher.world_size()
     if size > 1 and ":" in (device_name or ""):
@@ -175,8 +179,10 @@ def join_world(device_name: str | None = None) -> Iterator[World]:
     # What is on a GPU goes through NCCL; flags and objects are on the CPU, where Gloo exchanges
     # them without waiting for the GPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    store, _, _ = next(rendezvous("env://", timeout=_TIMEOUT))
-    with heartbeat.watched_peers(store, rank, size, limit_seconds=heartbeat.LIMIT_SECONDS):
+    with _losses_named(rank), contextlib.ExitStack() as stack:
+        store, _, _ = next(rendezvous("env://", timeout=launcher.meeting_time()))
+        limit = heartbeat.LIMIT_SECONDS
+        stack.enter_context(heartbeat.watched_peers(store, rank, size, limit_seconds=limit))
         dist.init_process_group(
             backend,
             store=PrefixStore("lpd/group", store),
@@ -184,10 +190,24 @@ def join_world(device_name: str | None = None) -> Iterator[World]:
             world_size=size,
             timeout=_TIMEOUT,
         )
-        try:
-            yield world
-        finally:
-            dist.destroy_process_group()
+        stack.callback(dist.destroy_process_group)
+        yield world
+
+
+@contextlib.contextmanager
+def _losses_named(rank: int) -> Iterator[None]:
+    """What torch raises where the other end of a connection is gone is no bug of this program."""
+    try:
+        yield
+    except RuntimeError as error:
+        is_store = isinstance(error, dist.DistNetworkError | dist.DistStoreError)
+        if not is_store and not _CONNECTION_LOST.search(str(error)):
+            raise
+        raise LostProcessError(
+            f"rank {rank} lost its connection to {'torchrun' if is_store else 'another process'}, "
+            "which failed or was killed, or its machine is gone; the same command goes on from "
+            "what was saved last"
+        ) from error
 
 
 @contextlib.contextmanager

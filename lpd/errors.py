@@ -1,5 +1,7 @@
 """What a user can mend, told apart from what is wrong with the program."""
 
+import os
+
 
 class InputError(ValueError):
     """A mistake that the user can mend: a value, a file, a combination of settings.
@@ -8,3 +10,11 @@ class InputError(ValueError):
     with exit code 2 (:func:`lpd.cli.command`); so they do where the system refuses a file. Every
     other exception is a bug, and shows its traceback.
     """
+
+
+class LostProcessError(Exception):
+    """Another process of the run is gone. It has said why, if anybody could; there is no more to it
+    for this one than to end."""
+
+    exit_code = os.EX_TEMPFAIL
+    """75, "try again"."""

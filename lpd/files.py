@@ -1,9 +1,12 @@
 """Files that are written whole or not at all, room for them, their hashes and names."""
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -12,13 +15,20 @@ from typing import Any
 
 from lpd.errors import InputError
 
+_RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # safetensors shows the system's so
+_ROOM_ASKED_FOR = 1 << 20
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}(\.\w+)?")
+"""The names of files that are being written."""
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that becomes ``path`` when the block ends without error.
 
     The temporary file keeps ``path``'s suffix, which numpy and others look at. Parent folders are
-    made. After an error, or Ctrl-C, nothing is left.
+    made. After an error, or Ctrl-C, nothing is left; what a killed process leaves is removed when
+    the file is written again.
 
     Raises:
         InputError: the system refuses to write there: no rights, no room, a folder in the way.
@@ -26,16 +36,25 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.touch()
-        mode = temporary.stat().st_mode  # what the user's umask allows; some libraries allow less
-        try:
-            yield temporary
-            temporary.chmod(mode)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        _remove_leftovers(path)
+        with temporary.open("xb") as locked:
+            try:
+                with contextlib.suppress(OSError):  # not every file system has locks
+                    fcntl.flock(locked, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # What the user's umask allows; some libraries allow less.
+                mode = os.fstat(locked.fileno()).st_mode
+                yield temporary
+                temporary.chmod(mode)
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
+                temporary.replace(path)
+            except Exception as error:
+                refusal = hidden_refusal(error, temporary)
+                if refusal is None:
+                    raise
+                raise refusal from error
+            finally:
+                temporary.unlink(missing_ok=True)
     except OSError as error:
         # Not the system's, but a library's own; or about another file.
         if error.errno is None or error.filename not in {
@@ -44,6 +63,54 @@ def atomic_path(path: Path) -> Iterator[Path]:
         }:
             raise
         raise InputError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove temporary files that killed processes have left beside a file; one that is locked is
+    being written at this moment."""
+    name = re.compile(re.escape(f".{path.stem}.") + "[0-9a-f]{32}" + re.escape(path.suffix))
+    with os.scandir(path.parent) as entries:
+        found = [Path(entry.path) for entry in entries if name.fullmatch(entry.name)]
+    for each in found:
+        # Another process may remove it first, or have it locked; or the file system has no locks.
+        with contextlib.suppress(OSError), each.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            each.unlink()
+
+
+def hidden_refusal(error: Exception, file: Path) -> OSError | None:
+    """The system's refusal behind an error that a library raises in its place, if there is one.
+
+    numpy and torch only say that less was written than they meant to, so the system is asked again.
+
+    Args:
+        error: what was raised.
+        file: what was being written, of no use any more; something is added to it.
+    """
+    if isinstance(error, InputError) or (isinstance(error, OSError) and error.errno is not None):
+        return None
+    named = _RUST_ERROR.search(str(error))
+    if named:
+        return OSError(int(named[1]), os.strerror(int(named[1])))
+    try:
+        with file.open("ab") as opened:
+            opened.write(bytes(_ROOM_ASKED_FOR))
+    except OSError as refusal:
+        return refusal
+    return None
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the names in a folder on the disk, as fsync has a file's content: a power cut brings no
+    earlier ones back."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # not every file system has a use for it
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def write_json(path: Path, value: Any) -> None:

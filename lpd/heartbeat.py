@@ -22,8 +22,10 @@ from typing import NamedTuple
 
 from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
-LOST = os.EX_TEMPFAIL
-"""The exit code of a process that lost another one: 75, "try again"."""
+from lpd.errors import LostProcessError
+
+LOST = LostProcessError.exit_code
+"""The exit code of a process that lost another one."""
 LIMIT_SECONDS = 60.0
 """How long a process may be silent: much longer than work that holds Python's lock all the time."""
 

@@ -3,6 +3,7 @@
 The only reader of RANK, LOCAL_RANK and WORLD_SIZE. Started plainly, a process is the only one.
 """
 
+import datetime
 import os
 
 # Read when the process starts: orphans are given another one.
@@ -31,3 +32,13 @@ def launcher_is_gone() -> bool:
     ``nohup python main_train.py &`` outlives its shell.
     """
     return "TORCHELASTIC_RUN_ID" in os.environ and os.getppid() != _PARENT
+
+
+def meeting_time() -> datetime.timedelta:
+    """How long a process waits for the place where all of them meet.
+
+    torchrun has opened it before it starts a process: if it does not answer then, torchrun was
+    killed. Otherwise rank 0 opens it, which may take long to start.
+    """
+    is_open = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return datetime.timedelta(minutes=1 if is_open else 10)

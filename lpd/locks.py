@@ -55,6 +55,13 @@ def only_user_of(folder: Path, what: str) -> Iterator[Path]:
             path.unlink(missing_ok=True)
 
 
+def remove_left_lock(folder: Path) -> None:
+    """Remove the lock's file from a folder where nobody works: a killed process leaves it."""
+    if (folder / LOCK_NAME).exists():
+        with contextlib.suppress(InputError), only_user_of(folder, "someone"):
+            pass
+
+
 def _locked(path: Path) -> TextIO:
     """The open and locked file at ``path``.
 

@@ -13,7 +13,6 @@ import contextlib
 import re
 import shutil
 import threading
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -22,29 +21,31 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict import (
     get_model_state_dict,
     get_optimizer_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
 )
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.stateful import Stateful
-from torch.utils._pytree import tree_leaves
 
 from lpd.distributed import World
 from lpd.errors import InputError
-from lpd.files import check_free_space, read_json, write_json
+from lpd.files import check_free_space, read_json, sync_folder, write_json
 from lpd.hashes import hash_files
+from lpd.training.state_files import (
+    host_copy,
+    num_bytes,
+    refusals_named,
+    write_state,
+)
 from lpd.weights import save_weights
 
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
+"""Lists the files of a checkpoint."""
 _NAME = re.compile(r"step_(\d{8})")
-_PARTIAL = ".partial"
+PARTIAL = ".partial"
+"""How the name of a folder ends that is being written, or removed."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class CheckpointFolder:
         with self._world.together():
             if self._world.is_main:
                 check_free_space(self.folder, num_bytes(live) + num_bytes(weights))
-        staged, staged_weights = _host_copy((live, weights))
+        staged, staged_weights = host_copy((live, weights))
         exports = {
             name: Weights(staged_weights[name], export.config) for name, export in exports.items()
         }
@@ -181,6 +182,17 @@ class CheckpointFolder:
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
+
+    @contextlib.contextmanager
+    def finished_on_error(self) -> Iterator[None]:
+        """A block that ends with what is being written there even where the user has to mend
+        something. The threads that write need no process to go on with anything else."""
+        try:
+            yield
+        except InputError:
+            with contextlib.suppress(Exception):  # the first error is the one to tell
+                self.wait()
+            raise
 
     def newest(self, warn: Callable[[str], None]) -> tuple[Path, Progress] | None:
         """The newest whole checkpoint and where it stands; None where there are none at all.
@@ -217,34 +229,43 @@ class CheckpointFolder:
                 "command again to go on from them"
             )
 
+    def remove_leftovers(self, step: int) -> None:
+        """Remove what a killed run has not come to remove, as :meth:`save` does.
+
+        Args:
+            step: that of the newest whole checkpoint. Later ones stay until something has gone on
+                without them.
+
+        Raises:
+            InputError: the system refuses to.
+        """
+        with self._world.together(), refusals_named(self.folder):
+            if self._world.is_main:
+                folders = [path for path in checkpoints_in(self.folder) if step_of(path) <= step]
+                self._remove_old(step, folders)
+
     def _list(self) -> list[Path]:
         """The checkpoints that rank 0 sees, the newest first."""
-        return self._world.broadcast(sorted(_checkpoints(self.folder), reverse=True))
+        return self._world.broadcast(checkpoints_in(self.folder)[::-1])
 
     def _write(
         self, progress: Progress, staged: Mapping[str, Any], exports: Mapping[str, Weights]
     ) -> None:
         world = self._writers
         final = self.path_of(progress.step)
-        temporary = self.folder / f".{final.name}{_PARTIAL}"
-        with world.together(), _refusals_named(temporary):
+        temporary = self.folder / f".{final.name}{PARTIAL}"
+        with world.together(), refusals_named(temporary):
             if world.is_main:
                 shutil.rmtree(temporary, ignore_errors=True)
                 temporary.mkdir(parents=True)
-        with _no_warning_of_being_alone(), _refusals_named(temporary):
-            save(
-                dict(staged),
-                checkpoint_id=temporary,
-                no_dist=world.size == 1,
-                process_group=world.group,
-            )
-        with world.together(), _refusals_named(temporary):
+        write_state(temporary, staged, world)
+        with world.together(), refusals_named(temporary):
             if world.is_main:
                 for name, weights in exports.items():
                     save_weights(temporary / name, weights.state, weights.config)
         names: list[str] = world.broadcast(_file_names(temporary))
         hashes = hash_files([temporary / name for name in names], world)
-        with world.together(), _refusals_named(temporary):
+        with world.together(), refusals_named(temporary):
             if world.is_main:
                 manifest = {
                     "step": progress.step,
@@ -254,22 +275,35 @@ class CheckpointFolder:
                         for name, sha256 in zip(names, hashes, strict=True)
                     },
                 }
-                write_json(temporary / _MANIFEST, manifest)
-                shutil.rmtree(final, ignore_errors=True)
+                write_json(temporary / MANIFEST, manifest)
+                # Older ones are removed for this one's sake: a power cut must not lose both.
+                for folder in {temporary, *((temporary / name).parent for name in names)}:
+                    sync_folder(folder)
+                if final.exists():  # damaged
+                    _remove(final)
                 temporary.rename(final)
-                self._remove_old(progress.step)
+                sync_folder(self.folder)
+                # Of later steps there are only damaged ones, or this training would have gone on
+                # from them.
+                self._remove_old(progress.step, checkpoints_in(self.folder))
 
-    def _remove_old(self, newest_step: int) -> None:
-        """Remove what is not kept, and what was left behind: writings cut short, and checkpoints of
-        later steps, which were damaged or this training would have gone on from them."""
-        steps = {step_of(path): path for path in _checkpoints(self.folder)}
-        earlier = sorted(step for step in steps if step <= newest_step)
+    def _remove_old(self, newest_step: int, folders: list[Path]) -> None:
+        """Remove those of some checkpoints that are not kept, and what was left half written."""
+        earlier = [step for step in map(step_of, folders) if step <= newest_step]
         kept = set(earlier[-self._keep_last :]) | {s for s in earlier if self._is_kept(s)}
-        for step, path in steps.items():
-            if step not in kept:
-                shutil.rmtree(path)
-        for path in self.folder.glob(f".*{_PARTIAL}"):
+        for path in folders:
+            if step_of(path) not in kept:
+                _remove(path)
+        for path in self.folder.glob(f".*{PARTIAL}"):
             shutil.rmtree(path)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Remove a checkpoint; who is killed meanwhile leaves none that is damaged."""
+    doomed = checkpoint.with_name(f".{checkpoint.name}.old{PARTIAL}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -279,30 +313,11 @@ def step_of(checkpoint: Path) -> int:
     return int(match[1])
 
 
-def _checkpoints(folder: Path) -> list[Path]:
+def checkpoints_in(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, which need not exist, by their steps."""
     if not folder.is_dir():
         return []
-    return [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
-
-
-def num_bytes(state: Any) -> int:
-    """The size of all tensors in a nest of containers; of sharded ones, that of all shares."""
-    return sum(leaf.nbytes for leaf in tree_leaves(state) if isinstance(leaf, Tensor))
-
-
-def _host_copy(state: Any) -> Any:
-    stager = DefaultStager(
-        StagingOptions(
-            use_pinned_memory=False,
-            use_shared_memory=False,
-            use_async_staging=False,
-            use_non_blocking_copy=False,
-        )
-    )
-    copy = stager.stage({"state": state})
-    stager.close()  # it would keep the memory for the next time
-    assert isinstance(copy, dict)
-    return copy["state"]
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name))
 
 
 def read_progress(checkpoint: Path, world: World) -> Progress:
@@ -313,19 +328,12 @@ def read_progress(checkpoint: Path, world: World) -> Progress:
     Raises:
         InputError: a file is missing or damaged, or there is no manifest.
     """
-    manifest = read_json(checkpoint / _MANIFEST)
-    try:
-        files = {
-            str(name): (int(each["size"]), str(each["sha256"]))
-            for name, each in manifest["files"].items()
-        }
-        progress = Progress(int(manifest["step"]), dict(manifest["fingerprint"]))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{checkpoint / _MANIFEST} is not the list of a checkpoint") from error
-    for name, (size, _) in files.items():
-        file = checkpoint / name
-        if not file.is_file() or file.stat().st_size != size:
-            raise InputError(f"{file} is missing or cut short")
+    # One machine may see what another one does not: all go on to the hashes, or none.
+    with world.together():
+        progress, files = _read_manifest(checkpoint)
+        for name, (size, _) in files.items():
+            if _size(checkpoint / name) != size:
+                raise InputError(f"{checkpoint / name} is missing or cut short")
     hashes = hash_files([checkpoint / name for name in files], world)
     for (name, (_, expected)), sha256 in zip(files.items(), hashes, strict=True):
         if sha256 != expected:
@@ -333,48 +341,27 @@ def read_progress(checkpoint: Path, world: World) -> Progress:
     return progress
 
 
+def _size(file: Path) -> int | None:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return None
+
+
+def _read_manifest(checkpoint: Path) -> tuple[Progress, dict[str, tuple[int, str]]]:
+    """Where a checkpoint stands, and the sizes and hashes of its files by name."""
+    manifest = read_json(checkpoint / MANIFEST)
+    try:
+        files = {
+            str(name): (int(each["size"]), str(each["sha256"]))
+            for name, each in manifest["files"].items()
+        }
+        return Progress(int(manifest["step"]), dict(manifest["fingerprint"])), files
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{checkpoint / MANIFEST} is not the list of a checkpoint") from error
+
+
 def _file_names(folder: Path) -> list[str]:
     return sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     )
-
-
-def load_checkpoint(checkpoint: Path, parts: Mapping[str, Stateful], world: World) -> set[str]:
-    """Load a verified checkpoint into the parts that it holds; all processes call this together.
-
-    Returns:
-        The names of the parts that stay as they are: they are younger than the checkpoint.
-    """
-    names = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    held = {name.partition(".")[0] for name in names}
-    with _no_warning_of_being_alone():
-        load(
-            {name: part for name, part in parts.items() if name in held},
-            checkpoint_id=checkpoint,
-            no_dist=world.size == 1,
-        )
-    return parts.keys() - held
-
-
-@contextlib.contextmanager
-def _no_warning_of_being_alone() -> Iterator[None]:
-    """torch warns whenever no process group is there, even when told that none is meant."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
-
-
-@contextlib.contextmanager
-def _refusals_named(folder: Path) -> Iterator[None]:
-    """What the system refuses is the user's matter. torch wraps it, once for every process that it
-    was said to."""
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
-    except CheckpointException as error:
-        reasons = [reason for reason, _ in error.failures.values()]
-        refusals = [reason for reason in reasons if isinstance(reason, OSError) and reason.errno]
-        if not refusals or len(refusals) < len(reasons):
-            raise
-        raise InputError(f"cannot write {folder}: {refusals[0].strerror}") from error

@@ -29,7 +29,6 @@ from lpd.training.checkpoint import (
     OptimizerState,
     Progress,
     Weights,
-    load_checkpoint,
 )
 from lpd.training.clock import BACKWARD, DATA, FORWARD, OPTIMIZER, StepClock
 from lpd.training.logging import TrainingLog
@@ -38,6 +37,7 @@ from lpd.training.measuring import Measuring
 from lpd.training.optim import FiniteGuard, make_optimizer, set_lr
 from lpd.training.parallelize import STRATEGIES
 from lpd.training.setup import TRAINING_NAME, TrainingSetup
+from lpd.training.state_files import read_state
 from lpd.training.throughput import flops_per_image, peak_flops, peak_memory
 from lpd.weights import find_config, load_state_dict_file, load_strictly, save_weights
 
@@ -94,7 +94,7 @@ class Trainer:
         self.saved_step = -1
         if found is not None:
             path, progress = found
-            younger = load_checkpoint(path, self.parts, world)
+            younger = read_state(path, self.parts, world)
             if self.average is not None and "ema" in younger:
                 self.average.restart()  # from the weights that were loaded
             self.step = self.saved_step = progress.step
@@ -142,6 +142,7 @@ class Trainer:
         """
         config, world = self.config, self.world
         self.checkpoints.check_unchanged()
+        self.checkpoints.remove_leftovers(self.step)
         self.parallel_model.train()
         with (
             TrainingLog(
@@ -153,6 +154,7 @@ class Trainer:
             ) as log,
             Prefetcher(self.source) as batches,
             _stop_flag() as told_to_stop,
+            self.checkpoints.finished_on_error(),
         ):
             if self.changes:
                 log.note(self.step, changed=self.changes)
@@ -329,14 +331,14 @@ class Trainer:
         with self.world.together():
             weights = self._weights()
             if self.world.is_main:
+                for name, each in weights.items():
+                    save_weights(self.config.output_dir / name, each.state, each.config)
+                # Last: with it the training is complete. There may be weights of a shorter one,
+                # which must not pass for these.
                 write_json(
                     self.setup.exported_model / TRAINING_NAME,
                     {"steps": self.step, "fingerprint": self.setup.fingerprint},
                 )
-                # The model comes last: with its weights the training is complete.
-                for name in sorted(weights, reverse=True):
-                    each = weights[name]
-                    save_weights(self.config.output_dir / name, each.state, each.config)
 
 
 def _whole(tensor: Tensor) -> Tensor:

@@ -16,15 +16,16 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 4
 PROGRAM = f"""
-import os, signal, time
-from lpd import heartbeat
+import datetime, os, signal, time
+from lpd import cli, heartbeat, launcher
 from lpd.distributed import join_world
 heartbeat.LIMIT_SECONDS = {LIMIT_SECONDS}
 
 def send_myself(number):
     os.kill(os.getpid(), number)
 
-with join_world("cpu") as world:
+launcher.meeting_time = lambda: datetime.timedelta(seconds={2 * LIMIT_SECONDS})
+with cli.command(), join_world("cpu") as world:
     world.barrier()
     print("joined", flush=True)
     BODY
@@ -115,6 +116,29 @@ def test_a_process_that_fails_ends_the_other(
     _, error = processes[1].communicate(timeout=120)
     assert processes[1].returncode == 1
     assert error.splitlines()[-1].endswith("AssertionError")
+
+
+@pytest.mark.parametrize("end", ["send_myself(signal.SIGKILL)", "assert False"])
+def test_a_process_lost_in_an_exchange_is_told_in_a_line(
+    start: Callable[..., list[subprocess.Popen[str]]], end: str
+) -> None:
+    processes = start(f"world.barrier() if world.rank == 0 else [time.sleep(1)]\n    {end}")
+    _, error = processes[0].communicate(timeout=120)
+    assert processes[0].returncode == heartbeat.LOST, error
+    assert "error: rank 0 lost its connection to another process, which failed or" in error
+    assert error.count("\n") == 1
+
+
+def test_a_process_that_finds_nobody_does_not_wait_for_long(
+    start: Callable[..., list[subprocess.Popen[str]]],
+) -> None:
+    """As where torchrun is killed while its processes start."""
+    opens_the_store, other = start("pass")
+    opens_the_store.kill()
+    _, error = other.communicate(timeout=120)
+    assert other.returncode == heartbeat.LOST, error
+    assert "error: rank 1 lost its connection to torchrun" in error.splitlines()[-1]
+    assert "Traceback" not in error
 
 
 def test_under_torchrun_processes_leave_in_silence(tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[2]
 # From the bottom up: a layer may import from the layers before it, and inside itself.
 LAYERS = [
     ["lpd.compat"],
-    ["lpd.errors", "lpd.launcher", "lpd.ahead", "lpd.marks", "lpd.heartbeat", "lpd.progress"],
+    ["lpd.errors"],
+    ["lpd.launcher", "lpd.ahead", "lpd.marks", "lpd.heartbeat", "lpd.progress"],
     ["lpd.options", "lpd.files", "lpd.locks"],
     ["lpd.cli", "lpd.provenance", "lpd.randomness", "lpd.weights", "lpd.distributed"],
     ["lpd.hashes"],

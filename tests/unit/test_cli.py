@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lpd import cli
-from lpd.errors import InputError
+from lpd.errors import InputError, LostProcessError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,9 +43,10 @@ class Resolving(Config):
 
 @pytest.fixture(autouse=True)
 def keep_signal_handlers() -> Iterator[None]:
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGUSR1)}
     yield
-    signal.signal(signal.SIGTERM, handler)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def parse(monkeypatch: pytest.MonkeyPatch, *flags: str, kind: type[Config] = Config) -> Config:
@@ -124,6 +125,13 @@ def test_what_a_user_can_mend_ends_a_command_with_one_line(
         raise InputError("where from?")
 
 
+def test_a_lost_process_ends_a_command_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_, cli.command():
+        raise LostProcessError("rank 1 is gone")
+    assert exit_.value.code == 75
+    assert capsys.readouterr().err.endswith("error: rank 1 is gone\n")
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_any_file_name_can_be_printed(encoding: str) -> None:
     program = (
@@ -171,8 +179,11 @@ def test_a_reader_that_leaves_early_is_no_mistake() -> None:
         assert process.stderr.read() == ""
 
 
-def test_sigterm_cleans_up_like_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_what_asks_to_stop_cleans_up_like_ctrl_c(
+    capsys: pytest.CaptureFixture[str], number: signal.Signals
+) -> None:
     with pytest.raises(SystemExit) as exit_, cli.command():
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
     assert exit_.value.code == 130
     assert "interrupted" in capsys.readouterr().err

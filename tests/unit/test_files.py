@@ -1,11 +1,23 @@
 """Files appear whole or not at all."""
 
 import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.torch
+import torch
 
-from lpd.files import atomic_path, printable, read_json, sha256_of_file, write_json
+from lpd.errors import InputError
+from lpd.files import TEMPORARY, atomic_path, printable, read_json, sha256_of_file, write_json
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -28,6 +40,70 @@ def test_an_unserialisable_value_does_not_touch_the_file(tmp_path: Path) -> None
         write_json(path, [object()])
     assert json.loads(path.read_text()) == [1]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.slow
+def test_what_a_killed_process_leaves_is_removed_when_the_file_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.b" / "value.json"
+    program = (
+        "import os, signal, sys; from pathlib import Path; from lpd.files import atomic_path\n"
+        "with atomic_path(Path(sys.argv[1])) as temporary:\n"
+        "    temporary.write_text('half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", program, str(path)]
+    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+    (left,) = path.parent.iterdir()
+    assert TEMPORARY.fullmatch(left.name)
+    kept = [
+        left.with_name(name)
+        for name in (f".other.{'0' * 32}.json", f".value.{'0' * 32}.txt", ".value.json")
+    ]
+    for each in kept:
+        each.touch()
+    write_json(path, 1)
+    assert sorted(path.parent.iterdir()) == sorted([*kept, path])
+
+
+def test_what_is_being_written_is_no_leftover(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    with atomic_path(path) as temporary:
+        temporary.write_text("first")
+        write_json(path, "second")
+        assert read_json(path) == "second"
+    assert path.read_text() == "first"
+
+
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "a.npy": lambda path: np.save(path, np.zeros(1 << 20)),
+    "a.npz": lambda path: np.savez(path, a=np.zeros(1 << 20)),
+    "a.pt": lambda path: torch.save({"a": torch.zeros(1 << 20)}, path),
+    "a.safetensors": lambda path: safetensors.torch.save_file({"a": torch.zeros(1 << 20)}, path),
+    "a.txt": lambda path: path.write_bytes(bytes(1 << 20)),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_what_the_system_refuses_is_told_whoever_writes(tmp_path: Path, name: str) -> None:
+    """Files may not grow beyond a limit here, as they cannot on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 19, limits[1]))
+    try:
+        with (
+            pytest.raises(InputError, match=f"^cannot write .*{name}: File too large$"),
+            atomic_path(tmp_path / name) as temporary,
+        ):
+            WRITERS[name](temporary)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bug_is_no_refusal(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="a bug"), atomic_path(tmp_path / "a"):
+        raise RuntimeError("a bug")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("content", [None, "{", "\x00"])

@@ -1,5 +1,6 @@
 """What a process knows about torchrun."""
 
+import datetime
 import os
 import signal
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from lpd import launcher
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,3 +58,10 @@ def test_torchrun_itself_can_be_gone(tmp_path: Path) -> None:
         assert torchrun.stdout.readline() == "False\n"
         torchrun.send_signal(signal.SIGKILL)
         assert torchrun.stdout.readline() == "True\n"
+
+
+def test_what_torchrun_has_opened_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    assert launcher.meeting_time() == datetime.timedelta(minutes=1)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    assert launcher.meeting_time() == datetime.timedelta(minutes=10)

@@ -3,8 +3,10 @@
 import collections
 import errno
 import json
+import resource
 import shutil
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +16,18 @@ import torch
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.stateful import Stateful
 
-from lpd.distributed import World
+from lpd.distributed import World, join_world
 from lpd.errors import InputError
-from lpd.training import checkpoint
+from lpd.training import checkpoint, state_files
 from lpd.training.checkpoint import (
     CheckpointFolder,
     ModelState,
     OptimizerState,
     Progress,
     Weights,
-    load_checkpoint,
-    num_bytes,
     read_progress,
 )
+from lpd.training.state_files import num_bytes, read_state
 from lpd.weights import load_state_dict_file
 
 
@@ -122,7 +123,7 @@ def test_a_part_younger_than_a_checkpoint_stays_as_it_is(tmp_path: Path) -> None
     resumed = Training(1)
     resumed.train(1)
     means = {name: mean.clone() for name, mean in resumed.mean.means.items()}
-    assert load_checkpoint(folder, resumed.parts, World()) == {"mean"}
+    assert read_state(folder, resumed.parts, World()) == {"mean"}
     assert torch.equal(resumed.module.weight, older.module.weight)
     assert resumed.mean.steps == 1
     for name, mean in means.items():
@@ -138,7 +139,7 @@ def test_every_part_goes_on_as_if_never_interrupted(tmp_path: Path, steps_of_oth
     assert checkpoints(tmp_path).newest(never) == (folder, Progress(3, {"lr": 0.1}))
     resumed = Training(1)
     resumed.train(steps_of_other)
-    load_checkpoint(folder, resumed.parts, World())
+    read_state(folder, resumed.parts, World())
     assert resumed.mean.steps == 3
     for training in (straight, resumed):
         training.train(2)  # moments and step counts matter here
@@ -151,13 +152,13 @@ def test_the_state_is_that_of_the_call_whatever_is_trained_while_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_write = threading.Event()
-    dcp_save = checkpoint.save
+    dcp_save = state_files.save
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         assert may_write.wait(60)
         return dcp_save(*args, **kwargs)
 
-    monkeypatch.setattr(checkpoint, "save", slow)
+    monkeypatch.setattr(state_files, "save", slow)
     training, twin, resumed = Training(0), Training(0), Training(1)
     for each in (training, twin):
         each.train(3)
@@ -169,7 +170,7 @@ def test_the_state_is_that_of_the_call_whatever_is_trained_while_it_is_written(
     assert names(tmp_path) == [".step_00000003.partial"] or names(tmp_path) == []
     may_write.set()
     folder.wait()
-    load_checkpoint(tmp_path / "step_00000003", resumed.parts, World())
+    read_state(tmp_path / "step_00000003", resumed.parts, World())
     assert resumed.mean.steps == 3
     exported = load_state_dict_file(tmp_path / "step_00000003")
     for key, parameter in twin.module.named_parameters():
@@ -216,6 +217,20 @@ def test_a_full_disk_is_the_users_matter_and_a_bug_is_not(
     folder.save(Progress(1, {}), trained(), {})
     with pytest.raises(CheckpointException, match="a bug"):
         folder.wait()
+    assert folder.newest(never) is None
+
+
+def test_a_disk_that_fills_up_on_the_way_is_told_in_the_systems_words(tmp_path: Path) -> None:
+    """torch's zip files hide them. Files may not grow here, as they cannot on a full disk."""
+    folder = checkpoints(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 10, limits[1]))
+    try:
+        folder.save(Progress(1, {}), trained(), {})
+        with pytest.raises(InputError, match=r"cannot write .*partial: File too large"):
+            folder.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert folder.newest(never) is None
 
 
@@ -337,3 +352,87 @@ def test_another_runs_checkpoint_is_noticed(tmp_path: Path) -> None:
     save(other, 4, trained())
     with pytest.raises(InputError, match="another run has written checkpoints"):
         mine.check_unchanged()
+
+
+def test_what_a_killed_run_has_not_come_to_remove(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        save(checkpoints(tmp_path, keep_last=9), step, trained())
+    _flip(next((tmp_path / "step_00000004").glob("*.distcp")))
+    for name in (".step_00000009.partial", ".step_00000001.old.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").touch()
+    checkpoints(tmp_path).remove_leftovers(3)
+    # The damaged one stays until something has gone on without it.
+    assert names(tmp_path) == ["step_00000002", "step_00000003", "step_00000004"]
+
+
+def test_a_removal_cut_short_leaves_no_damaged_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checkpoints(tmp_path, keep_last=1)
+    save(folder, 1, trained())
+
+    def killed(path: Path, **_: object) -> None:
+        if path.exists():
+            next(path.glob("*.distcp")).unlink()
+            raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(RuntimeError, match="killed"):
+            save(folder, 2, trained())
+    assert names(tmp_path) == [".step_00000001.old.partial", "step_00000002"]
+    folder.remove_leftovers(2)
+    assert names(tmp_path) == ["step_00000002"]
+
+
+def test_a_checkpoint_is_on_the_disk_before_an_older_one_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checkpoints(tmp_path, keep_last=1)
+    save(folder, 1, trained())
+    seen = []
+    synced = checkpoint.sync_folder
+
+    def sync(path: Path) -> None:
+        seen.append((path.name, names(tmp_path)))
+        synced(path)
+
+    monkeypatch.setattr(checkpoint, "sync_folder", sync)
+    save(folder, 2, trained(), exports={"model": Weights({}, Shape())})
+    partial = ".step_00000002.partial"
+    assert sorted(seen[:2]) == [
+        (partial, [partial, "step_00000001"]),
+        ("model", [partial, "step_00000001"]),
+    ]
+    assert seen[2:] == [(tmp_path.name, ["step_00000001", "step_00000002"])]
+    assert names(tmp_path) == ["step_00000002"]
+
+
+def test_what_one_machine_cannot_see_all_pass_over(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    in_two_processes: Callable[..., tuple[list[int | None], list[str]]],
+) -> None:
+    for step in (1, 2, 3):
+        save(checkpoints(tmp_path / "all", keep_last=3), step, trained())
+    read = checkpoint.read_json
+
+    def look() -> None:
+        with join_world("cpu") as world:
+
+            def see(path: Path) -> Any:
+                if world.rank == 1 and path.parent.name == "step_00000003":
+                    raise InputError(f"cannot read {path}: not there yet")
+                return read(path)
+
+            monkeypatch.setattr(checkpoint, "read_json", see)
+            folder = CheckpointFolder(tmp_path / "all", world, keep_last=3, is_kept=lambda _: False)
+            found = folder.newest(print)
+            assert found is not None
+            print(found[0].name, found[1].step)
+
+    codes, outputs = in_two_processes(look)
+    assert codes == [0, 0], outputs
+    assert "not there yet; passing over" in outputs[0]
+    assert [output.splitlines()[-1] for output in outputs] == ["step_00000002 2"] * 2

@@ -15,6 +15,7 @@ import pytest
 from torch import nn
 
 from lpd.distributed import World
+from lpd.errors import InputError
 from lpd.locks import only_user_of
 from lpd.training.parallelize import STRATEGIES, DataParallel
 
@@ -167,6 +168,30 @@ def test_a_training_goes_on_with_what_may_change(
     assert "complete already" in capsys.readouterr().out
 
 
+def test_weights_of_a_shorter_training_do_not_pass_for_those_of_a_longer_one(
+    run_main: Callable[..., object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_main() == 0
+    model = tmp_path / "out" / "model" / "model.safetensors"
+    before = model.read_bytes()
+    longer = ("--epochs", "2", "--allow_change", "epochs")
+
+    def killed(*_: object) -> None:
+        raise InputError("killed before the weights were there")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lpd.training.trainer.save_weights", killed)
+        assert run_main(*longer) == 2
+    assert model.read_bytes() == before
+    capsys.readouterr()
+    assert run_main(*longer) == 0
+    assert "trained: " in capsys.readouterr().out
+    assert model.read_bytes() != before
+
+
 @pytest.mark.parametrize(
     "same",
     [
@@ -256,7 +281,11 @@ def test_one_run_per_folder(
         assert f"a training is at work in {tmp_path / 'out'} already (process {os.getpid()}" in told
         assert not (tmp_path / "out" / "checkpoints").exists()
     assert run_main() == 0
-    assert not (tmp_path / "out" / ".lock").exists()
+    lock = tmp_path / "out" / ".lock"
+    assert not lock.exists()
+    lock.touch()  # as a run leaves it that is killed with its last breath
+    assert run_main() == 0
+    assert not lock.exists()
 
 
 def test_a_parallel_strategy_is_one_entry(

@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.models.lpd import PRESETS
 from lpd.pretrained import load_model
+from lpd.training import state_files
 from lpd.training.config import TrainConfig
 from lpd.training.setup import TrainingSetup
 from lpd.training.trainer import Trainer
@@ -209,6 +211,25 @@ def test_a_diverged_step_changes_logs_and_saves_nothing(config: TrainConfig) -> 
     lines = (config.output_dir / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 3]
     assert not (config.output_dir / "checkpoints").exists()
+
+
+def test_what_is_being_saved_gets_there_though_something_is_to_be_mended(
+    config: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = state_files.save
+    monkeypatch.setattr(state_files, "save", lambda *a, **b: (time.sleep(1), write(*a, **b)))
+    trainer = Trainer(TrainingSetup(config, World()))
+    step = trainer.train_step
+
+    def fail_in_the_sixth_step(batch: Any) -> Any:
+        if trainer.step == 5:  # saved just before
+            raise InputError("the disk with the logs is full")
+        return step(batch)
+
+    trainer.train_step = fail_in_the_sixth_step
+    with pytest.raises(InputError, match="the disk with the logs"):
+        trainer.train()
+    assert [path.name for path in trainer.checkpoints.folder.iterdir()] == ["step_00000005"]
 
 
 def test_only_steps_that_are_logged_or_saved_wait_for_the_device(config: TrainConfig) -> None:

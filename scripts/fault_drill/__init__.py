@@ -1,0 +1,1 @@
+"""Kill the programs at random moments, and see whether the results stay the same."""
