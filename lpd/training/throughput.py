@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import torch
-
-from lpd.models.visibility import Visibility
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,19 +13,14 @@ if TYPE_CHECKING:
     from lpd.models.lpd import LPD
     from lpd.orders.group_sizes import GroupSizes
 
-# Dense bfloat16 operations per second by what is in the device's name, the longest names first;
-# from NVIDIA's data sheets.
+# Dense bfloat16 operations per second by what the device's name matches, from NVIDIA's data sheets.
 _PEAKS = {
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "B200": 2250e12,
-    "A100": 312e12,
-    "A800": 312e12,
-    "H800": 989e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "A10": 125e12,
+    r"\bH100 PCIe\b": 756e12,
+    r"\bH100 80GB HBM3\b": 989e12,
+    r"\bH200$": 989e12,
+    r"\bB200$": 2250e12,
+    r"\bA100\b": 312e12,
+    r"\bL40S\b": 362e12,
 }
 
 
@@ -44,16 +38,21 @@ def flops_per_image(model: LPD, schedules: Iterable[GroupSizes]) -> float:
     num_rows = model.conditioning.num_rows + 2 * config.num_positions - 1
     blocks = config.depth * (4 + 2 * config.mlp_ratio) * config.dim**2 * num_rows
     head = config.dim * config.vocab_size * config.num_positions
-    pairs = [
-        int(
-            Visibility.of_group_sizes(sizes, torch.device("cpu"), model.conditioning.num_rows)
-            .dense_mask()
-            .sum()
-        )
-        for sizes in schedules
-    ]
+    pairs = [visible_pairs(sizes, model.conditioning.num_rows) for sizes in schedules]
     attention = config.depth * 2 * config.dim * sum(pairs) / len(pairs)
     return 3 * 2 * (blocks + head + attention)
+
+
+def visible_pairs(group_sizes: GroupSizes, num_prefix: int) -> int:
+    """How many rows all rows of an image see together (:mod:`lpd.models.visibility`)."""
+    last = sum(group_sizes) - 1  # the last place has no context row
+    pairs, start = num_prefix**2, 0
+    for size in group_sizes:
+        end = start + size
+        contexts = min(end, last) - start
+        pairs += contexts * (num_prefix + start + contexts) + size * (num_prefix + start + size)
+        start = end
+    return pairs
 
 
 def peak_flops(device: torch.device) -> float | None:
@@ -61,7 +60,7 @@ def peak_flops(device: torch.device) -> float | None:
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
-    return next((peak for known, peak in _PEAKS.items() if known in name), None)
+    return next((peak for known, peak in _PEAKS.items() if re.search(known, name)), None)
 
 
 def peak_memory(device: torch.device) -> int | None:

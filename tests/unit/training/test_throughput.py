@@ -12,10 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lpd.distributed import World
 from lpd.models.lpd import LPD, LPDConfig
+from lpd.models.visibility import Visibility
 from lpd.pretrained import config_of_preset
 from lpd.training.clock import BACKWARD, DATA, FORWARD, OPTIMIZER, StepClock
 from lpd.training.logging import TrainingLog
-from lpd.training.throughput import flops_per_image, peak_flops, peak_memory
+from lpd.training.throughput import flops_per_image, peak_flops, peak_memory, visible_pairs
 
 
 class Device:
@@ -79,6 +80,13 @@ def pairs_of_one_pass() -> int:
     return 1 + 15 * 16 + 16 * 17
 
 
+@pytest.mark.parametrize("sizes", [(16,), (1,) * 16, (1, 15), (15, 1), (1, 3, 5, 7)], ids=str)
+@pytest.mark.parametrize("num_prefix", [1, 3])
+def test_rows_see_what_the_mask_says(sizes: tuple[int, ...], num_prefix: int) -> None:
+    visibility = Visibility.of_group_sizes(sizes, torch.device("cpu"), num_prefix)
+    assert visible_pairs(sizes, num_prefix) == int(visibility.dense_mask().sum())
+
+
 def test_attention_is_the_mean_over_the_schedules(tiny_config: LPDConfig) -> None:
     model = LPD(tiny_config)
     one, other = (flops_per_image(model, [sizes]) for sizes in ((16,), (1,) * 16))
@@ -103,9 +111,15 @@ def test_peaks_are_known_by_the_devices_name(monkeypatch: pytest.MonkeyPatch) ->
         "NVIDIA H100 PCIe": 756e12,
         "NVIDIA H200": 989e12,
         "NVIDIA A100-SXM4-80GB": 312e12,
-        "NVIDIA A10G": 125e12,
+        "NVIDIA A100 80GB PCIe": 312e12,
+        "NVIDIA B200": 2250e12,
         "NVIDIA L40S": 362e12,
-        "NVIDIA L4": 121e12,
+        "NVIDIA GB200": None,
+        "NVIDIA H100 NVL": None,
+        "NVIDIA H200 NVL": None,
+        "NVIDIA A10G": None,
+        "NVIDIA L40": None,
+        "NVIDIA RTX A1000 Laptop GPU": None,
         "NVIDIA GeForce RTX 4090": None,
     }.items():
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
