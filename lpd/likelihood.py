@@ -143,24 +143,21 @@ class HeldOutCodes:
             bf16: whether to compute in bfloat16.
             forward: what is called in the model's place: a strategy's module around it.
         """
-        world, device = self._world, model.head.weight.device
-        visibility = Visibility.of_group_sizes(
-            source.group_sizes, device, model.conditioning.num_rows
+        world = self._world
+        num_prefix = model.conditioning.num_rows
+        attend = training_attention(
+            Visibility.of_group_sizes(source.group_sizes, world.device, num_prefix)
         )
-        attend = training_attention(visibility)
         count, own = len(self.rows), np.array(self._world.shard(len(self.rows)), dtype=np.int64)
-        # As many batches everywhere: with sharded weights a forward is everyone's.
-        padded = np.resize(own if len(own) else np.zeros(1, np.int64), -(-count // world.size))
+        # As many batches everywhere, for with sharded weights a forward is everyone's; and all of
+        # one size, for which attention is compiled.
+        longest = -(-count // world.size)
+        num_batches = -(-longest // self._batch_size)
+        size = -(-longest // num_batches)
+        padded = np.resize(own if len(own) else np.zeros(1, np.int64), num_batches * size)
         losses = [
-            self._batch_loss(
-                forward or model,
-                source,
-                attend,
-                padded[start : start + self._batch_size],
-                seed,
-                bf16=bf16,
-            )
-            for start in range(0, len(padded), self._batch_size)
+            self._batch_loss(forward or model, source, attend, images, seed, bf16=bf16)
+            for images in padded.reshape(num_batches, size)
         ]
         shares = world.gather(np.concatenate(losses)[: len(own)])
         by_token = np.empty((count, self.cache.num_positions))  # (n, N), in generation order

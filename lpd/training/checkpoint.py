@@ -35,6 +35,7 @@ from lpd.files import check_free_space, read_json, sync_folder, write_json
 from lpd.hashes import hash_files
 from lpd.training.state_files import (
     host_copy,
+    is_sharded,
     num_bytes,
     refusals_named,
     write_state,
@@ -141,7 +142,7 @@ class CheckpointFolder:
             progress: where the training stands.
             parts: what is saved, by names without dots.
             exports: what is written for others to load, by the name of its folder in the
-                checkpoint.
+                checkpoint; in host memory, and not written to any more.
 
         Raises:
             InputError: there is no room, or the checkpoint before could not be written.
@@ -152,10 +153,8 @@ class CheckpointFolder:
         with self._world.together():
             if self._world.is_main:
                 check_free_space(self.folder, num_bytes(live) + num_bytes(weights))
-        staged, staged_weights = host_copy((live, weights))
-        exports = {
-            name: Weights(staged_weights[name], export.config) for name, export in exports.items()
-        }
+        # What all have a copy of is written by rank 0: host memory has no room for eight.
+        staged = host_copy(live) if self._world.is_main or is_sharded(live) else {}
         self._writing = done = Future[None]()
 
         def write() -> None:

@@ -30,7 +30,7 @@ class ValidationOptions:
     val_cached_path: Path | None = None
     """Code cache of held-out images (main_cache.py --split val); nothing is measured without."""
     eval_freq: int = 5
-    """Epochs between measurements."""
+    """Epochs between measurements: on held-out codes, sample grids and online evaluations."""
     val_images: int = 1000
     """How many images are measured, spread evenly over the cache."""
     val_orders: tuple[str, ...] = (RANDOM_NAME, LOCALITY_NAME)
@@ -60,16 +60,17 @@ class OnlineOptions:
     online_eval: bool = False
     """Evaluate the weights as main_eval.py does; needs --vqgan_path."""
     num_images: int = 5000
-    """Images of such an evaluation."""
+    """Of an online evaluation: images. FID falls with their number."""
     eval_bsz: int = 64
-    """Images that it generates at a time, per process."""
+    """Of an online evaluation: images generated at a time, per process."""
     generation_steps: int = 20
-    """Passes, in the locality-aware order, of all that is generated."""
+    """Of sample grids and online evaluations: passes, in the locality-aware order."""
     sampling: Annotated[SamplingConfig, Flat] = dataclasses.field(default_factory=SamplingConfig)
     reference: Path | None = None
-    """What images are compared with: an .npz of statistics, or an image folder (its train/)."""
+    """Of an online evaluation: what images are compared with, an .npz of statistics or an image
+    folder (its train/)."""
     feature_extractor: str = INCEPTION
-    """inception, or the folder of a classifier that takes its place."""
+    """Of an online evaluation: inception, or the folder of a classifier that takes its place."""
     inception_path: Path | None = None
     """Inception's weight file; by default where torch-fidelity keeps it."""
 
@@ -286,7 +287,6 @@ class TrainConfig:
             average=self.ema_decay is not None,
             sharded=self.parallel == "fsdp",
             num_processes=world_size(),
-            accumulation_steps=self.accumulation_steps,
         )
 
     @property

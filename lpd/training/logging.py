@@ -1,8 +1,8 @@
 """What a training reports: a progress bar, ``log.jsonl`` and TensorBoard, on rank 0."""
 
-import hashlib
 import json
 import math
+import uuid
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lpd.distributed import World
 from lpd.errors import InputError
-from lpd.files import atomic_path
+from lpd.files import atomic_path, read_json, write_json
 from lpd.progress import progress
 
 TRAIN = "train"
@@ -55,7 +55,7 @@ class TrainingLog:
             self._drop_lines_after(start_step)
             if wandb:
                 _follow_tensorboard(folder)
-            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step)
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
 
     def __enter__(self) -> Self:
         return self
@@ -91,6 +91,9 @@ class TrainingLog:
         if group == TRAIN:
             shown = {key: f"{metrics[key]:.4g}" for key in _SHOWN if key in metrics}
             self._progress.set_postfix(shown)
+        else:
+            numbers = ", ".join(f"{key} {value:.4g}" for key, value in metrics.items())
+            self._progress.write(f"step {step}, {group}: {numbers}")
         prefix = "" if group == TRAIN else f"{group}_"
         # JSON knows no other numbers than finite ones.
         finite = {
@@ -140,13 +143,16 @@ class TrainingLog:
 
 def _follow_tensorboard(folder: Path) -> None:
     """Have Weights & Biases send on what is written for TensorBoard from now on. A training that
-    goes on stays the same run there, by the name of its folder."""
+    goes on stays the same run there."""
     import wandb
 
+    record = folder / "wandb.json"
+    if not record.is_file():
+        write_json(record, {"id": uuid.uuid4().hex})
     wandb.init(
         dir=str(folder),
         name=folder.name,
-        id=hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16],
+        id=read_json(record)["id"],
         resume="allow",
         sync_tensorboard=True,
     )

@@ -33,9 +33,21 @@ def token_loss(rows: Tensor, head: nn.Linear, targets: Tensor, *, chunked: bool)
         return cross_entropy(head(flat_rows).float(), flat_targets)
     total = flat_rows.new_zeros((), dtype=torch.float32)
     for chunk in zip(flat_rows.split(CHUNK_TOKENS), flat_targets.split(CHUNK_TOKENS), strict=True):
-        total = total + checkpoint(_summed_loss, head, *chunk, use_reentrant=False)
+        total = total + checkpoint(
+            _summed_loss, head, *chunk, use_reentrant=False, preserve_rng_state=False
+        )
     return total / len(flat_targets)
 
 
 def _summed_loss(head: nn.Linear, rows: Tensor, targets: Tensor) -> Tensor:
-    return cross_entropy(head(rows).float(), targets, reduction="sum")
+    # Autocast would remember the rounded weight from chunk to chunk, and add up its gradients in
+    # bfloat16.
+    kind = rows.device.type
+    with torch.autocast(
+        kind,
+        dtype=torch.get_autocast_dtype(kind),
+        enabled=torch.is_autocast_enabled(kind),
+        cache_enabled=False,
+    ):
+        logits = head(rows)
+    return cross_entropy(logits.float(), targets, reduction="sum")

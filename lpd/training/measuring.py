@@ -1,51 +1,49 @@
 """What is measured of a model in training: when it is due, and once, also where a run stopped."""
 
-from collections.abc import Callable
-from pathlib import Path
+import shutil
 
 from torch import nn
 
-from lpd.evaluation.report import RESULTS_NAME
 from lpd.models.lpd import LPD
-from lpd.training.averaging import WeightAverage
-from lpd.training.checkpoint import CheckpointFolder, Weights
+from lpd.training.checkpoint import CheckpointFolder
 from lpd.training.logging import TrainingLog
 from lpd.training.online import SampleGrids, evaluate_online
 from lpd.training.setup import TrainingSetup
+from lpd.training.variants import Variant
 
 _VALIDATION, _EVALUATION = "val", "eval"
 
 
 class Measuring:
-    """Measures the weights, and their average where it is kept; all processes call it together."""
+    """Measures all variants of the weights; all processes call it together.
+
+    Whether something has been measured is decided by the log, which drops what a training that goes
+    on from an earlier step will do anew.
+    """
 
     def __init__(
         self,
         setup: TrainingSetup,
+        variants: list[Variant],
         model: LPD,
         forward: nn.Module,
-        average: WeightAverage | None,
-        weights: Callable[[], dict[str, Weights]],
         checkpoints: CheckpointFolder,
-        save: Callable[[], None],
     ) -> None:
         """Args:
         setup: what the training is about.
+        variants: the weights; pictures are made of the last.
         model: what is trained.
         forward: what is called in its place: a strategy's module around it.
-        average: the average of the weights.
-        weights: gives the whole weights as they are exported, those that people look at last.
         checkpoints: where checkpoints are.
-        save: makes one of the step that has been done.
         """
         self._setup = setup
         self._world = setup.world
+        self._variants = variants
         self._model = model
         self._forward = forward
-        self._average = average
-        self._weights = weights
         self._checkpoints = checkpoints
-        self._save = save
+        self._samples = setup.config.output_dir / "samples"
+        self._evaluations = setup.config.output_dir / "online_eval"
         self._grids: SampleGrids | None = None
 
     def is_due(self, step: int) -> bool:
@@ -53,6 +51,18 @@ class Measuring:
         epoch, rest = divmod(step, self._setup.source.steps_per_epoch)
         is_due = rest == 0 and epoch % self._setup.config.validation.eval_freq == 0
         return step > 0 and (is_due or step == self._setup.lr_schedule.total_steps)
+
+    def needs_checkpoint(self, step: int) -> bool:
+        """Whether that is measured of the step's checkpoint."""
+        return self._setup.config.online.online_eval and self.is_due(step)
+
+    def forget_after(self, step: int) -> None:
+        """Remove the pictures and evaluations of later steps, which will be other ones."""
+        if self._world.is_main:
+            for path in (*self._samples.glob("step_*.png"), *self._evaluations.glob("step_*")):
+                if int(path.stem.removeprefix("step_")) > step:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+        self._world.barrier()
 
     def measure(self, step: int, log: TrainingLog) -> None:
         """Measure, where it is due, what is not measured yet."""
@@ -66,26 +76,20 @@ class Measuring:
         validation = self._setup.validation
         if validation is None:
             return
-        if not self._told(step, _VALIDATION, log):
-            measured = validation.measure(self._model, self._forward)
-            log.report(step, measured, group=_VALIDATION)
-        group = f"{_VALIDATION}_ema"
-        if self._average is not None and not self._told(step, group, log):
-            with self._average.in_place():
-                measured = validation.measure(self._model, self._forward)
-            log.report(step, measured, group=group)
-
-    def _told(self, step: int, group: str, log: TrainingLog) -> bool:
-        told: bool = self._world.broadcast(log.has(step, f"{group}_loss"))
-        return told
+        for variant in self._variants:
+            group = variant.group(_VALIDATION)
+            if not self._world.broadcast(log.has(step, f"{group}_loss")):
+                with variant.in_place():
+                    measured = validation.measure(self._model, self._forward)
+                log.report(step, measured, group=group)
 
     def _write_samples(self, step: int, log: TrainingLog) -> None:
-        """What the weights, or their average where it is kept, generate."""
+        """What the weights generate."""
         config = self._setup.config
-        path = config.output_dir / "samples" / f"step_{step:08d}.png"
-        if not config.online.sample_grid or self._there(path):
+        path = self._samples / f"{_name(step)}.png"
+        if not config.online.sample_grid or self._world.broadcast(path.is_file()):
             return
-        *_, weights = self._weights().values()
+        weights = self._variants[-1].whole()
         with self._world.together():
             if self._world.is_main:
                 if self._grids is None:
@@ -93,21 +97,22 @@ class Measuring:
                 log.images(step, self._grids.write(weights, path))
 
     def _evaluate(self, step: int, log: TrainingLog) -> None:
-        """As main_eval.py does, of the checkpoint."""
-        config = self._setup.config
-        if not config.online.online_eval:
+        """The step's checkpoint, as main_eval.py does."""
+        if not self.needs_checkpoint(step):
             return
-        self._save()
         self._checkpoints.wait()
-        kept = [self._setup.exported_average] if self._average is not None else []
-        for name in (each.name for each in (self._setup.exported_model, *kept)):
-            folder = config.output_dir / "online_eval" / f"step_{step:08d}" / name
-            if not self._there(folder / RESULTS_NAME):
-                model = self._checkpoints.path_of(step) / name
-                metrics = evaluate_online(config, model, folder, self._world)
-                log.report(step, metrics, group=name.replace("model", _EVALUATION))
+        checkpoint = self._checkpoints.path_of(step)
+        for variant in self._variants:
+            group = variant.group(_EVALUATION)
+            model, folder = checkpoint / variant.folder, self._evaluations / _name(step)
+            # In a row of bad steps none is saved.
+            if self._world.broadcast(log.has(step, f"{group}_num_images") or not model.is_dir()):
+                continue
+            metrics = evaluate_online(
+                self._setup.config, model, folder / variant.folder, self._world
+            )
+            log.report(step, metrics, group=group)
 
-    def _there(self, path: Path) -> bool:
-        """Whether rank 0 sees a file: file systems show changes late to other machines."""
-        there: bool = self._world.broadcast(path.is_file())
-        return there
+
+def _name(step: int) -> str:
+    return f"step_{step:08d}"

@@ -52,7 +52,6 @@ class Workload:
     sharded: bool = False
     """Whether processes share the weights (FSDP2) or have a copy each."""
     num_processes: int = 1
-    accumulation_steps: int = 1
 
     @property
     def is_shared_out(self) -> bool:
@@ -109,7 +108,7 @@ class Memory:
     weights: int
     """In float32; where they are sharded, the first process's share, which is the largest."""
     gradients: int
-    """The same; DDP's buckets are these. Sharded, with parts of a batch, whole ones besides."""
+    """The same; DDP's buckets are these."""
     moments: int
     """Two of AdamW's for each weight, in float32."""
     average: int
@@ -155,14 +154,11 @@ def memory_of(workload: Workload) -> Memory:
     if workload.is_shared_out:
         whole = _FLOAT32 * workload.parameters_of_one_row
         share = whole + -(-(share - whole) // workload.num_processes)
-    gradients = share
-    if workload.is_shared_out and workload.accumulation_steps > 1:
-        gradients += _FLOAT32 * workload.num_parameters
     moments = (_forward_end(workload), _loss_backward(workload), *_block_backwards(workload))
     largest = max(moments, key=lambda moment: sum(dataclasses.asdict(moment).values()))
     return Memory(
         weights=share,
-        gradients=gradients,
+        gradients=share,
         moments=2 * share,
         average=share if workload.average else 0,
         **dataclasses.asdict(largest),

@@ -29,12 +29,13 @@ from lpd.training.config import TrainConfig
 _GRID_COLUMNS = 8
 
 
-def check_online(config: TrainConfig, grid: Grid) -> None:
+def check_online(config: TrainConfig, grid: Grid, world: World) -> None:
     """Check what would end a training when it first generates images, epochs from its start.
 
     Args:
         config: the training's settings.
         grid: rows and columns of the code grid.
+        world: the run's processes; all call this together.
 
     Raises:
         InputError: passes that do not fit, or a reference or extractor that is not there.
@@ -42,12 +43,13 @@ def check_online(config: TrainConfig, grid: Grid) -> None:
     options = config.online
     if options.online_eval or options.sample_grid:
         _plans(config, grid)
-    if options.online_eval:
-        extractor = load_feature_extractor(
-            options.feature_extractor, torch.device("cpu"), options.inception_path
-        )
-        if options.reference is not None:
-            open_reference(options.reference, config.img_size, extractor)
+    with world.together():
+        if options.online_eval and world.is_main:
+            extractor = load_feature_extractor(
+                options.feature_extractor, torch.device("cpu"), options.inception_path
+            )
+            if options.reference is not None:
+                open_reference(options.reference, config.img_size, extractor)
 
 
 class SampleGrids:
@@ -128,9 +130,12 @@ def evaluate_online(
     assert config.vqgan_path is not None
     # The features of a reference folder are the same every time.
     own, shared = output_dir / REFERENCE_NAME, output_dir.parents[1] / REFERENCE_NAME
-    if world.is_main and shared.is_file():
-        output_dir.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(shared, own)
+    if world.is_main:
+        shutil.rmtree(output_dir, ignore_errors=True)  # half done, perhaps with other settings
+        if shared.is_file():
+            output_dir.mkdir(parents=True)
+            shutil.copyfile(shared, own)
+    world.barrier()
     (result,) = run_evaluation(
         EvalConfig(
             pretrained_ckpt=model,
@@ -139,6 +144,7 @@ def evaluate_online(
             img_size=config.img_size,
             num_images=options.num_images,
             eval_bsz=options.eval_bsz,
+            chunk_size=min(1000, -(-options.num_images // world.size)),  # work for every process
             decoding=SweepOptions(
                 generation_steps=(options.generation_steps,), locality=config.orders.locality
             ),
@@ -156,4 +162,5 @@ def evaluate_online(
             own.replace(shared)
         for chunks in output_dir.glob("*/chunks"):
             shutil.rmtree(chunks)
-    return {name: value for name, value in result.metrics.items() if value is not None}
+    metrics = {name: value for name, value in result.metrics.items() if value is not None}
+    return {"num_images": result.num_images, **metrics}

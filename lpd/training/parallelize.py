@@ -89,14 +89,14 @@ class FullySharded(Strategy):
         for block in cast("Iterable[Block]", model.blocks):
             # The norms go with the rest of the model: they are small, and stay in float32.
             fully_shard([block.attn, block.mlp], mesh=mesh, mp_policy=policy)
-        fully_shard(model, mesh=mesh)
+        # Sharded again after each forward pass, as blocks are: whoever writes to the weights, as
+        # measuring their average does, must find no whole ones left over.
+        fully_shard(model, mesh=mesh, reshard_after_forward=True)
         return model
 
     def adding_up(self, model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[None]:
-        """The gradients stay whole in every process until the last."""
-        from torch.distributed.fsdp import FSDPModule
-
-        cast(FSDPModule, model).set_requires_gradient_sync(last)
+        """Every part's gradients are shared out at once: whole ones would take as much memory as
+        the weights."""
         return contextlib.nullcontext()
 
 

@@ -15,6 +15,7 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.checkpoint.stateful import Stateful
 from torch.distributed.checkpoint.storage import WriteResult
+from torch.distributed.tensor import DTensor
 from torch.futures import Future
 from torch.utils._pytree import tree_leaves
 
@@ -30,6 +31,11 @@ warnings.filterwarnings("ignore", message="torch.distributed is disabled")
 def num_bytes(state: Any) -> int:
     """The size of all tensors in a nest of containers; of sharded ones, that of all shares."""
     return sum(leaf.nbytes for leaf in tree_leaves(state) if isinstance(leaf, Tensor))
+
+
+def is_sharded(state: Any) -> bool:
+    """Whether processes share the tensors of a nest of containers, or each has its own copy."""
+    return any(isinstance(leaf, DTensor) for leaf in tree_leaves(state))
 
 
 def host_copy(state: Any) -> Any:

@@ -63,6 +63,11 @@ def peak_flops(device: torch.device) -> float | None:
     return next((peak for known, peak in _PEAKS.items() if re.search(known, name)), None)
 
 
-def peak_memory(device: torch.device) -> int | None:
-    """The most bytes that tensors have taken on the device; None on a CPU."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+def take_peak_memory(device: torch.device) -> int | None:
+    """The most bytes that tensors have taken on the device since this was asked last; None on a
+    CPU."""
+    if device.type != "cuda":
+        return None
+    peak = torch.cuda.max_memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return peak

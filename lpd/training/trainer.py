@@ -38,7 +38,8 @@ from lpd.training.optim import FiniteGuard, make_optimizer, set_lr
 from lpd.training.parallelize import STRATEGIES
 from lpd.training.setup import TRAINING_NAME, TrainingSetup
 from lpd.training.state_files import read_state
-from lpd.training.throughput import flops_per_image, peak_flops, peak_memory
+from lpd.training.throughput import flops_per_image, peak_flops, take_peak_memory
+from lpd.training.variants import Variant
 from lpd.weights import find_config, load_state_dict_file, load_strictly, save_weights
 
 # How often the processes ask each other whether one was told to stop.
@@ -97,16 +98,13 @@ class Trainer:
             younger = read_state(path, self.parts, world)
             if self.average is not None and "ema" in younger:
                 self.average.restart()  # from the weights that were loaded
-            self.step = self.saved_step = progress.step
+            self.step = progress.step
+            # What the checkpoint lacks is to be saved as well, if it is needed.
+            self.saved_step = -1 if younger else progress.step
         self.told_step = self.step
+        self.variants = self._make_variants()
         self.measuring = Measuring(
-            setup,
-            self.model,
-            self.parallel_model,
-            self.average,
-            self._weights,
-            self.checkpoints,
-            self._save,
+            setup, self.variants, self.model, self.parallel_model, self.checkpoints
         )
 
     def summary(self) -> str:
@@ -143,6 +141,7 @@ class Trainer:
         config, world = self.config, self.world
         self.checkpoints.check_unchanged()
         self.checkpoints.remove_leftovers(self.step)
+        self.measuring.forget_after(self.step)
         self.parallel_model.train()
         with (
             TrainingLog(
@@ -158,7 +157,8 @@ class Trainer:
         ):
             if self.changes:
                 log.note(self.step, changed=self.changes)
-            self.measuring.measure(self.step, log)  # what a run that was killed left undone
+            self._measure(log)  # what a run that was killed left undone
+            save_is_due = False
             self.clock.lap(None)
             while self.step < self.total_steps:
                 batch = batches.batch(self.step)
@@ -168,6 +168,7 @@ class Trainer:
                 log.advance()
                 if self.step % config.log_freq == 0 or self.step in {1, self.total_steps}:
                     self._check_gradients()
+                    self._note_skipped(log)
                     log.report(self.step, self._metrics(loss, grad_norm))
                     self.clock.lap(None)
                 if self.step % _STOP_CHECK_STEPS == 0 and world.any(
@@ -176,10 +177,12 @@ class Trainer:
                     self._save()
                     self.checkpoints.wait()
                     return False
-                self.measuring.measure(self.step, log)
-                if self._is_save_step():
-                    self._save()
+                save_is_due = save_is_due or self._is_save_step()
+                if save_is_due:
+                    save_is_due = not self._save()
+                self._measure(log)
                 self.clock.lap(None)
+            self._check_gradients(most_in_a_row=1)
             self._save()
             self.checkpoints.wait()
             self._export()
@@ -210,7 +213,7 @@ class Trainer:
         grad_norm = nn.utils.clip_grad_norm_(self.parallel_model.parameters(), config.grad_clip)
         if isinstance(grad_norm, DTensor):
             grad_norm = grad_norm.full_tensor()
-        self.guard.watch(loss, grad_norm)
+        self.guard.watch(self.step + 1, loss, grad_norm)
         self.optimizer.step()
         if self.average is not None:
             self.average.update()
@@ -236,10 +239,10 @@ class Trainer:
             metrics |= {f"share_{name}": each / seconds for name, each in parts.items()}
             metrics["images_per_second"] = steps * self.source.global_batch_size / seconds
             peak = peak_flops(self.world.device)
-            if peak is not None:
+            if peak is not None and self.config.bf16:
                 per_process = metrics["images_per_second"] / self.world.size
                 metrics["mfu"] = self.flops_per_image * per_process / peak
-        memory = peak_memory(self.world.device)
+        memory = take_peak_memory(self.world.device)
         if memory is not None:
             metrics["memory_gib"] = memory / 2**30
         return metrics
@@ -259,11 +262,29 @@ class Trainer:
             functools.partial(token_loss, targets=targets, chunked=self.config.chunked_loss),
         )
 
-    def _check_gradients(self) -> None:
-        self.guard.check(self.step, self.world, self._describe)
+    def _check_gradients(self, most_in_a_row: int | None = None) -> None:
+        self.guard.check(
+            self.world,
+            self._describe,
+            remedy="the same command goes on from the last checkpoint, with --allow_change lr at a "
+            "lower --lr; if that was saved too late, remove the newest one in "
+            f"{self.checkpoints.folder}",
+            most_in_a_row=most_in_a_row,
+        )
+
+    def _note_skipped(self, log: TrainingLog) -> None:
+        """Write down which steps were skipped, and what they were about."""
+        for step in self.guard.newly_skipped():
+            log.note(
+                self.step,
+                skipped_step=step,
+                group_sizes=self.source.group_sizes(step - 1),
+                rows=self.source.rows(step - 1).tolist(),
+            )
 
     def _describe(self, step: int) -> str:
-        """What a step, from 0, was about, for a message."""
+        """What a step, counted from 1 as in the log, was about."""
+        step -= 1
         rows = self.source.rows(step)
         names = [printable(self.setup.cache.files[row]) for row in rows[:3]]
         more = f" and {len(rows) - 3} more" if len(rows) > 3 else ""
@@ -306,32 +327,62 @@ class Trainer:
         kept_every = self.config.save_intermediate_freq * self.source.steps_per_epoch
         return step > 0 and step % kept_every == 0
 
-    def _save(self) -> None:
-        if self.saved_step == self.step:
-            return
-        self._check_gradients()
-        progress = Progress(self.step, self.setup.fingerprint)
-        self.checkpoints.save(progress, self.parts, self._weights())
-        self.saved_step = self.step
+    def _measure(self, log: TrainingLog) -> None:
+        if self.measuring.needs_checkpoint(self.step):
+            self._save()
+        self.measuring.measure(self.step, log)
+        take_peak_memory(self.world.device)  # of a step's, it is no part
 
-    def _weights(self) -> dict[str, Weights]:
-        """What evaluation and later trainings load, by folder; the weights are on rank 0."""
-        shape = self.model.config
-        whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        state = get_model_state_dict(self.parallel_model, options=whole)
-        weights = {self.setup.exported_model.name: Weights(cast(dict[str, Tensor], state), shape)}
-        if self.average is not None:
-            average = {name: _whole(each) for name, each in self.average.weights.items()}
-            if not self.world.is_main:
-                average = {}
-            weights[self.setup.exported_average.name] = Weights(average, shape)
-        return weights
+    def _save(self) -> bool:
+        """Save, unless that is done.
+
+        Returns:
+            Whether it is. In a row of bad steps nothing is saved: if it goes on, the weights were
+            broken before it, and what is kept should be from before that.
+        """
+        if self.saved_step == self.step:
+            return True
+        self._check_gradients()
+        if self.guard.in_a_row():
+            return False
+        progress = Progress(self.step, self.setup.fingerprint)
+        weights = {variant.folder: variant.whole() for variant in self.variants}
+        self.checkpoints.save(progress, self.parts, weights)
+        self.saved_step = self.step
+        return True
+
+    def _make_variants(self) -> list[Variant]:
+        """The weights, and their average where it is kept."""
+        shape, average = self.model.config, self.average
+        owned = self.world.device.type != "cpu"  # what is copied to the host is a copy
+
+        def weights() -> Weights:
+            whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
+            state = cast(
+                dict[str, Tensor], get_model_state_dict(self.parallel_model, options=whole)
+            )
+            return Weights({k: v if owned else v.clone() for k, v in state.items()}, shape)
+
+        variants = [Variant(suffix="", whole=weights, in_place=contextlib.nullcontext)]
+        if average is not None:
+
+            def averaged() -> Weights:
+                state = {}
+                for name, each in average.weights.items():
+                    # All processes ask for the shares of a sharded one together.
+                    whole = each.full_tensor() if isinstance(each, DTensor) else each
+                    if self.world.is_main:
+                        state[name] = whole.cpu() if owned else whole.clone()
+                return Weights(state, shape)
+
+            variants.append(Variant(suffix="_ema", whole=averaged, in_place=average.in_place))
+        return variants
 
     def _export(self) -> None:
         with self.world.together():
-            weights = self._weights()
+            weights = [(variant.folder, variant.whole()) for variant in self.variants]
             if self.world.is_main:
-                for name, each in weights.items():
+                for name, each in weights:
                     save_weights(self.config.output_dir / name, each.state, each.config)
                 # Last: with it the training is complete. There may be weights of a shorter one,
                 # which must not pass for these.
@@ -339,11 +390,6 @@ class Trainer:
                     self.setup.exported_model / TRAINING_NAME,
                     {"steps": self.step, "fingerprint": self.setup.fingerprint},
                 )
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """A tensor on the host; of a sharded one all shares, which all processes ask for together."""
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu()
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ from lpd.errors import InputError
 from lpd.likelihood import HeldOutCodes, spread_rows
 from lpd.models.lpd import LPD
 from lpd.orders.group_sizes import GroupSizes, make_group_sizes
-from lpd.orders.mixture import RANDOM_NAME
 from lpd.orders.plan import Grid
 from lpd.orders.registry import OrderConfig
 from lpd.orders.request import PlanSource
@@ -25,9 +24,9 @@ class Validation:
     config: TrainConfig
     held_out: HeldOutCodes
     """The images."""
-    parts: list[tuple[PlanSource, HeldOutCodes]]
-    """Every schedule of the training in random orders, with its share of the images: together, the
-    loss that is trained on."""
+    parts: list[tuple[float, PlanSource, HeldOutCodes]]
+    """Every schedule of the training, with its share of the images, in every order of its mix, with
+    the order's weight: together the loss that is trained on, without what is dropped."""
     plans: list[PlanSource]
     """The plans whose loss is measured."""
 
@@ -45,9 +44,9 @@ class Validation:
         was_training = forward.training
         forward.eval()
         total = 0.0
-        for source, images in self.parts:
+        for weight, source, images in self.parts:
             losses = images.plan_loss(model, source, seed=seed, bf16=bf16, forward=forward)
-            total += losses.of_images.sum()
+            total += weight * losses.of_images.sum()
         metrics = {"loss": total / len(self.held_out.rows) / self.held_out.cache.num_positions}
         for source in self.plans:
             losses = self.held_out.plan_loss(model, source, seed=seed, bf16=bf16, forward=forward)
@@ -85,23 +84,30 @@ def make_validation(
                 f"{name}: cache the held-out images with the same tokenizer, and in the same class "
                 "folders"
             )
+    if cache.files_sha256 == training.files_sha256:
+        raise InputError(
+            f"val_cached_path {cache.path} holds the images that are trained on; cache others with "
+            "main_cache.py --split val"
+        )
     side = round(cache.num_positions**0.5)
+    grid, order = (side, side), OrderConfig(locality=config.orders.locality)
     rows = spread_rows(cache, options.val_images)
     held_out = HeldOutCodes(cache, rows, world, batch_size=config.batch_size)
-    random = OrderConfig(kind=RANDOM_NAME)
     shares = [rows[number :: len(schedules)] for number in range(len(schedules))]
     return Validation(
         config=config,
         held_out=held_out,
         parts=[
             (
-                PlanSource(order=random, grid=(side, side), group_sizes=sizes),
+                weight,
+                PlanSource(order=replace(order, kind=kind), grid=grid, group_sizes=sizes),
                 HeldOutCodes(cache, share, world, batch_size=config.batch_size),
             )
             for sizes, share in zip(schedules, shares, strict=True)
             if len(share)
+            for kind, weight in config.orders.mix.shares.items()
         ],
-        plans=_plans(options, OrderConfig(locality=config.orders.locality), (side, side)),
+        plans=_plans(options, order, grid),
     )
 
 

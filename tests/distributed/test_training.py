@@ -16,8 +16,15 @@ from unittest import mock
 import pytest
 import torch
 
+from lpd.data.published_cache import open_cache
+from lpd.distributed import World
+from lpd.likelihood import HeldOutCodes, spread_rows
 from lpd.models.lpd import PRESETS
+from lpd.orders.registry import OrderConfig
+from lpd.orders.request import PlanSource
 from lpd.pretrained import load_model
+from lpd.training.batch import Batch
+from lpd.training.trainer import Trainer
 
 pytestmark = pytest.mark.slow
 
@@ -107,6 +114,59 @@ def test_a_run_of_one_goes_on_with_two_and_back(
     shutil.rmtree(output_dir / "model")
     train(small_cache, output_dir, "--epochs", "3", "--allow_change", "epochs")
     assert losses(output_dir)[:10] == pytest.approx(losses(alone), abs=1e-4)
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_two_processes_measure_what_they_export(
+    small_cache: Path,
+    make_cache: Callable[..., Path],
+    tmp_path: Path,
+    in_two_processes: TwoProcesses,
+    way: str,
+) -> None:
+    val_cache = make_cache(7, 4)
+    validation = ("--val_cached_path", str(val_cache), "--eval_freq", "2")
+    codes, outputs = in_two_processes(
+        train, small_cache, tmp_path / "out", *SHARED[way], *validation
+    )
+    assert codes == [0, 0], outputs
+    lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").open()]
+    opened = open_cache(val_cache)
+    source = PlanSource(order=OrderConfig(kind="lpd"), grid=(4, 4), group_sizes=(1, 3, 5, 7))
+    for folder, name in {"model": "val_lpd_4", "model_ema": "val_ema_lpd_4"}.items():
+        model = load_model(tmp_path / "out" / folder, torch.device("cpu"))
+        held_out = HeldOutCodes(opened, spread_rows(opened, None), World())
+        loss = held_out.plan_loss(model, source, seed=1)
+        (measured,) = [line[name] for line in lines if name in line]
+        assert measured == pytest.approx(loss.mean.value, rel=1e-5), folder
+
+
+def nan_on_rank_1(cache: Path, output_dir: Path, *more: str) -> None:
+    """A gradient that is not finite in one process, in the third step."""
+    step = Trainer._loss
+
+    def loss(trainer: Trainer, batch: Batch) -> torch.Tensor:
+        factor = torch.nan if trainer.step == 2 and trainer.world.rank == 1 else 1.0
+        return step(trainer, batch) * factor
+
+    with mock.patch.object(Trainer, "_loss", loss):
+        train(cache, output_dir, *more)
+
+
+@pytest.mark.parametrize("way", ["ddp", "fsdp, saving memory"])
+def test_a_bad_gradient_in_one_process_is_skipped_in_all(
+    small_cache: Path, tmp_path: Path, in_two_processes: TwoProcesses, way: str
+) -> None:
+    codes, outputs = in_two_processes(nan_on_rank_1, small_cache, tmp_path / "out", *SHARED[way])
+    assert codes == [0, 0], outputs
+    lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").open()]
+    (skipped,) = [line for line in lines if "skipped_step" in line]
+    assert skipped["skipped_step"] == 3
+    assert sum(skipped["group_sizes"]) == 16
+    assert len(skipped["rows"]) == 8
+    told = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in told if line["loss"] is None] == [3]
+    assert "(1 of 10 steps were skipped" in outputs[0]
 
 
 def test_under_torchrun(small_cache: Path, tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_a_gpu_skips_the_updates_after_a_diverged_step(config: TrainConfig) -> N
         return step(batch)
 
     trainer.train_step = diverge_in_the_third_step
-    with pytest.raises(InputError, match="in 1 steps in a row, 2 to 2 "):
+    with pytest.raises(InputError, match="in 1 steps in a row, 3 to 3 "):
         trainer.train()
     for key, value in trainer.model.state_dict().items():
         assert torch.equal(value, before[key]), key

@@ -163,7 +163,8 @@ def test_the_state_is_that_of_the_call_whatever_is_trained_while_it_is_written(
     for each in (training, twin):
         each.train(3)
     folder = checkpoints(tmp_path)
-    weights = {"model": Weights(training.module.state_dict(), Shape())}
+    state = {name: each.clone() for name, each in training.module.state_dict().items()}
+    weights = {"model": Weights(state, Shape())}
     folder.save(Progress(3, {}), training.parts, weights)
     training.train(4)  # the writing has not begun
     assert not folder.failed

@@ -132,16 +132,34 @@ def test_divergence_is_told_and_leaves_no_model(
     diverging = ("--lr", "1e30", "--epochs", "6")
     assert run_main(*diverging) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert "the gradient was not finite in 10 steps in a row, 1 to 10" in error
+    assert "the gradient was not finite in 10 steps in a row, 2 to 11" in error
     assert "with --allow_change lr at a lower --lr" in error
     assert not (tmp_path / "out" / "model").exists()
 
 
-def test_skipped_steps_are_told_at_the_end(
-    run_main: Callable[..., object], capsys: pytest.CaptureFixture[str]
+def test_a_training_that_ends_in_bad_steps_is_not_complete(
+    run_main: Callable[..., object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_main("--lr", "1e30", "--epochs", "3") == 0
-    assert "(5 of 6 steps were skipped: their gradient was not finite)" in capsys.readouterr().out
+    assert run_main("--lr", "1e30", "--epochs", "3") == 2
+    assert "in 5 steps in a row, 2 to 6" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_a_row_of_bad_steps_is_not_saved_and_a_lower_rate_helps(
+    run_main: Callable[..., object], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ("--epochs", "8", "--warmup_epochs", "4", "--save_last_freq", "1")
+    checkpoints = tmp_path / "out" / "checkpoints"
+    assert run_main("--lr", "1e30", *flags) == 2
+    told = capsys.readouterr().err.splitlines()[-1]
+    assert "in 10 steps in a row, 3 to 12" in told
+    # The second step broke the weights, and nobody could see it yet.
+    assert [each.name for each in checkpoints.iterdir()] == ["step_00000002"]
+    lower = ("--lr", "1e-3", *flags, "--allow_change", "lr")
+    assert run_main(*lower) == 2
+    assert f"remove the newest one in {checkpoints}" in capsys.readouterr().err.splitlines()[-1]
+    shutil.rmtree(checkpoints / "step_00000002")
+    assert run_main(*lower) == 0
 
 
 def test_a_training_goes_on_with_what_may_change(

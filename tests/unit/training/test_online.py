@@ -141,8 +141,9 @@ def test_numbers_are_those_of_an_evaluation(with_evaluation: TrainConfig, tmp_pa
         World(),
     )
     measured = {k.removeprefix("eval_ema_"): v for k, v in lines[-1].items() if k != "step"}
-    assert measured == pytest.approx({k: v for k, v in expected.metrics.items() if v is not None})
-    assert measured
+    metrics = {key: value for key, value in expected.metrics.items() if value is not None}
+    assert metrics
+    assert measured == pytest.approx({"num_images": 12, **metrics})
 
 
 def test_a_run_that_was_killed_in_an_evaluation_does_it_again(
@@ -163,6 +164,46 @@ def test_a_run_that_was_killed_in_an_evaluation_does_it_again(
     train(config)
     names = [(line["step"], "eval_ema" in "".join(line)) for line in evaluations(config)]
     assert names == [(3, False), (3, True), (6, False), (6, True)]
+
+
+def test_what_was_measured_of_other_weights_is_not_kept(with_evaluation: TrainConfig) -> None:
+    config = with_evaluation
+    train(config)
+    picture = config.output_dir / "samples" / "step_00000006.png"
+    before = picture.read_bytes(), evaluations(config)
+    for lost in ("model/training.json", "checkpoints/step_00000006/manifest.json"):
+        (config.output_dir / lost).unlink()
+    train(dataclasses.replace(config, lr=0.3, allow_change="lr"))
+    assert picture.read_bytes() != before[0]
+    after = evaluations(config)
+    assert [line["step"] for line in after] == [3, 3, 6, 6]
+    assert after[:2] == before[1][:2]
+    assert after[2:] != before[1][2:]
+
+
+def test_an_unfinished_evaluation_may_go_on_with_other_options(
+    with_evaluation: TrainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(with_evaluation, epochs=1)
+
+    def killed(*_: Any) -> None:
+        raise InterruptedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lpd.evaluation.sweep.report.write_results", killed)
+        with pytest.raises(InterruptedError):
+            train(config)
+    train(dataclasses.replace(config, online=dataclasses.replace(config.online, num_images=18)))
+    assert [line.get("eval_num_images") for line in evaluations(config)] == [18, None]
+
+
+def test_an_average_that_begins_late_can_be_evaluated(with_evaluation: TrainConfig) -> None:
+    config = dataclasses.replace(with_evaluation, epochs=1, ema_decay=None)
+    train(config)
+    longer = dataclasses.replace(config, epochs=2, ema_decay=0.5, allow_change="ema_decay,epochs")
+    train(longer)
+    told = [(line["step"], "eval_ema_num_images" in line) for line in evaluations(config)]
+    assert told == [(3, False), (3, True), (6, False), (6, True)]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from lpd.models.visibility import Visibility
 from lpd.pretrained import config_of_preset
 from lpd.training.clock import BACKWARD, DATA, FORWARD, OPTIMIZER, StepClock
 from lpd.training.logging import TrainingLog
-from lpd.training.throughput import flops_per_image, peak_flops, peak_memory, visible_pairs
+from lpd.training.throughput import flops_per_image, peak_flops, take_peak_memory, visible_pairs
 
 
 class Device:
@@ -105,7 +105,7 @@ def test_a_published_model_takes_six_operations_a_weight_and_row() -> None:
 
 def test_peaks_are_known_by_the_devices_name(monkeypatch: pytest.MonkeyPatch) -> None:
     assert peak_flops(torch.device("cpu")) is None
-    assert peak_memory(torch.device("cpu")) is None
+    assert take_peak_memory(torch.device("cpu")) is None
     for name, peak in {
         "NVIDIA H100 80GB HBM3": 989e12,
         "NVIDIA H100 PCIe": 756e12,

@@ -204,7 +204,7 @@ def test_a_diverged_step_changes_logs_and_saves_nothing(config: TrainConfig) -> 
 
     trainer.train_step = diverge_in_the_fifth_step
     # The checkpoint of the fifth step is due before the log entry of the sixth.
-    with pytest.raises(InputError, match=r"in 1 steps in a row, 4 to 4 \(.*loss: nan, .*images"):
+    with pytest.raises(InputError, match=r"in 1 steps in a row, 5 to 5 \(.*loss: nan, .*images"):
         trainer.train()
     for key, value in trainer.model.state_dict().items():
         assert torch.equal(value, before[key]), key

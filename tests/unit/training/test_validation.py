@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.models.lpd import PRESETS
+from lpd.orders.mixture import OrderMixOptions
 from lpd.pretrained import load_model
 from lpd.training.config import TrainConfig, ValidationOptions
 from lpd.training.setup import TrainingSetup
@@ -66,8 +67,10 @@ def test_it_is_measured_when_due_and_at_the_end(config: TrainConfig) -> None:
         assert line.keys() == {"step", "val_loss", *plans, *(f"{plan}_error" for plan in plans)}
 
 
-def test_the_loss_is_that_of_the_training_on_other_images(config: TrainConfig) -> None:
-    """Of every image under one of the schedules, in an order that is drawn for it."""
+@pytest.mark.parametrize("mix", ["random", "lpd", "random:3 lpd:1"])
+def test_the_loss_is_that_of_the_training_on_other_images(config: TrainConfig, mix: str) -> None:
+    """Of every image under one of the schedules, in the orders of the mix by their weights."""
+    config = dataclasses.replace(config, orders=OrderMixOptions(order_mix=mix))
     setup = TrainingSetup(config, World())
     trainer = Trainer(setup)
     assert setup.validation is not None
@@ -75,10 +78,11 @@ def test_the_loss_is_that_of_the_training_on_other_images(config: TrainConfig) -
     assert trainer.model.training  # as it was
     model = trainer.model.eval()
     total = 0.0
-    schedules = len(setup.schedules)
-    assert [len(images.rows) for _, images in setup.validation.parts] == [3, 2, 2, 2, 2]
-    for number, (source, images) in enumerate(setup.validation.parts):
-        rows = np.arange(number, 11, schedules)
+    weights = {"random": {"random": 1}, "lpd": {"lpd": 1}}.get(mix, {"random": 0.75, "lpd": 0.25})
+    seen = [(weight, source.order.kind) for weight, source, _ in setup.validation.parts]
+    assert seen == [(weight, kind) for kind, weight in weights.items()] * len(setup.schedules)
+    for weight, source, images in setup.validation.parts:
+        rows = np.arange(setup.schedules.index(source.group_sizes), 11, len(setup.schedules))
         assert images.rows.tolist() == rows.tolist()
         orders = torch.from_numpy(source.plan(config.seed, np.arange(len(rows))).orders.copy())
         cache = images.cache
@@ -91,7 +95,8 @@ def test_the_loss_is_that_of_the_training_on_other_images(config: TrainConfig) -
                 trainer.attention[source.group_sizes],
             )
         targets = tokens.gather(1, orders)
-        total += cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum").item()
+        losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+        total += weight * losses.item()
     assert measured["loss"] == pytest.approx(total / 11 / 16, rel=1e-5)
 
 
@@ -148,6 +153,7 @@ def test_plans_are_those_asked_for(config: TrainConfig, val_cache: Path) -> None
         ({"vocab_size": 25}, "differ in their vocab_size"),
         ({"tokenizer_sha256": "1" * 64}, "made with another tokenizer"),
         ({"image_size": 32}, "images of 32 pixels, not 16"),
+        ({}, "holds the images that are trained on"),
     ],
     ids=str,
 )
@@ -155,7 +161,7 @@ def test_other_images_do_not_compare(
     config: TrainConfig, val_cache: Path, tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     other = tmp_path / "other"
-    shutil.copytree(val_cache, other)
+    shutil.copytree(val_cache if change else config.cached_path, other)
     meta = json.loads((other / "meta.json").read_text())
     if "class_names" in change:
         files = (other / "files.txt").read_text().replace("c/", "d/")
