@@ -141,16 +141,8 @@ class LPD(nn.Module):
             (B, N, V) logits in generation order, or what ``readout`` returns.
         """
         num_positions = tokens.shape[1]
-        in_order = tokens.gather(1, orders)  # (B, N)
-        x = torch.cat(
-            [
-                self.conditioning.rows(self, condition),
-                self._token_rows(in_order[:, :-1], orders[:, :-1]),
-                self._query_rows(orders),
-            ],
-            dim=1,
-        )  # (B, P + 2N - 1, D)
-        x = self.z_proj_ln(x)
+        x = self.training_rows(tokens.gather(1, orders), condition, orders)
+        x = self.z_proj_ln(x)  # (B, P + 2N - 1, D)
         every = self.checkpoint_every if self.training else 0
         for number, block in enumerate(self.blocks):
             if every and number % every == 0:
@@ -159,6 +151,18 @@ class LPD(nn.Module):
                 x = block(x, attend)
         x = self.norm(x[:, -num_positions:])  # (B, N, D)
         return self.head(x) if readout is None else readout(x, self.head)
+
+    def training_rows(self, in_order: Tensor, condition: Tensor, orders: Tensor) -> Tensor:
+        """The rows of a training pass, of (B, N) codes in generation order: context, then queries;
+        the last N are those that predict."""
+        return torch.cat(
+            [
+                self.conditioning.rows(self, condition),
+                self._token_rows(in_order[:, :-1], orders[:, :-1]),
+                self._query_rows(orders),
+            ],
+            dim=1,
+        )  # (B, P + 2N - 1, D)
 
     def stack(
         self, dtype: torch.dtype | None = None, kind: type[DecodeStack] = DecodeStack

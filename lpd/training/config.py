@@ -282,12 +282,17 @@ class TrainConfig:
             batch_size=self.batch_size,
             bf16=self.bf16,
             dropout=self.proj_dropout > 0,
-            recompute_every=self.checkpoint_every if self.grad_checkpointing else 0,
+            recompute_every=self.recompute_every,
             chunked_loss=self.chunked_loss,
             average=self.ema_decay is not None,
             sharded=self.parallel == "fsdp",
             num_processes=world_size(),
         )
+
+    @property
+    def recompute_every(self) -> int:
+        """Of every so many blocks one is recomputed in the backward pass; 0 for none."""
+        return self.checkpoint_every if self.grad_checkpointing else 0
 
     @property
     def allowed_changes(self) -> tuple[str, ...]:

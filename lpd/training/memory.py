@@ -8,7 +8,7 @@ Counted are tensors. On top of them come the CUDA context and cuBLAS's and NCCL'
 1 to 2 GiB together, what the allocator cannot use of its blocks, and a checkpoint's copies, which
 are in host memory. Compiled blocks fuse operations and need less, by how much depends on the
 compiler. Attention is FlexAttention's, which keeps queries, keys, values, outputs and a number for
-each row and head; that on a CPU makes a (T, T) mask besides.
+each row and head; a CPU's keeps something else.
 """
 
 import dataclasses

@@ -51,6 +51,9 @@ _IMPATIENCE_SECONDS = 2.0
 class Trainer:
     """A training in progress, in one of its processes."""
 
+    model_class: type[LPD] = LPD
+    """What is trained; a baseline is another one."""
+
     def __init__(self, setup: TrainingSetup, warn: Callable[[str], None] = print) -> None:
         """Make the model and optimizer, from the newest whole checkpoint where there is one.
 
@@ -292,7 +295,7 @@ class Trainer:
 
     def _make_model(self, shape: LPDConfig, *, resumes: bool) -> LPD:
         torch.manual_seed(torch_seed(Stream.WEIGHTS, self.config.seed))
-        model = LPD(shape)
+        model = self.model_class(shape)
         model.init_weights()
         path = self.config.pretrained_ckpt
         if path is not None and not resumes:  # a checkpoint has its own
@@ -301,8 +304,7 @@ class Trainer:
                 self.setup.cache.check(tokenizer_sha256=before.tokenizer_sha256)
             state = fit_pos_embed(load_state_dict_file(path), shape)
             load_strictly(model, state, str(path))
-        if self.config.grad_checkpointing:
-            model.checkpoint_every = self.config.checkpoint_every
+        model.checkpoint_every = self.config.recompute_every
         model.to(self.world.device)
         if self.config.compile:
             for block in model.blocks:

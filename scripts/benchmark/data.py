@@ -94,32 +94,36 @@ class Result:
     """The npz files' through this format's."""
 
 
-def write_caches(folder: Path, num_images: int, num_positions: int) -> dict[str, CodeCache]:
-    """Write random codes in both formats, and open them."""
+def write_shards(folder: Path, num_images: int, num_positions: int, num_classes: int) -> CodeCache:
+    """Write random codes of the published tokenizer as a cache, and open it."""
     tokenizer = VQGANConfig()
-    labels = np.sort(np.arange(num_images) % NUM_CLASSES)
+    labels = np.sort(np.arange(num_images) % num_classes)
     index = CacheIndex(
         image_size=tokenizer.stride * round(num_positions**0.5),
         vocab_size=tokenizer.codebook_size,
         tokenizer_sha256="",
-        class_names=tuple(f"n{label:08d}" for label in range(NUM_CLASSES)),
+        class_names=tuple(f"n{label:08d}" for label in range(num_classes)),
         files=tuple(f"n{label:08d}/{i:08d}.JPEG" for i, label in enumerate(labels)),
         labels=labels,
     )
-    writer = CacheWriter(folder / SHARDED, index)
+    writer = CacheWriter(folder, index)
     writer.write_index()
-    for name in index.class_names:
-        (folder / PUBLISHED / name).mkdir(parents=True)
     random = np.random.default_rng(SEED)
     for shard in writer.missing_shards():
-        rows = writer.shard_rows(shard)
-        shape = (len(rows), 2, num_positions)
-        codes = random.integers(index.vocab_size, size=shape, dtype=np.uint16)
-        writer.write_shard(shard, codes)
-        for row, (plain, flipped) in zip(rows, codes.astype(np.int64), strict=True):
-            file = folder / PUBLISHED / f"{index.files[row]}.npz"
-            np.savez(file, indices=plain, indices_flip=flipped)
-    return {name: open_cache(folder / name) for name in (PUBLISHED, SHARDED)}
+        shape = (len(writer.shard_rows(shard)), 2, num_positions)
+        writer.write_shard(shard, random.integers(index.vocab_size, size=shape, dtype=np.uint16))
+    return open_cache(folder)
+
+
+def write_caches(folder: Path, num_images: int, num_positions: int) -> dict[str, CodeCache]:
+    """Write random codes in both formats, and open them."""
+    shards = write_shards(folder / SHARDED, num_images, num_positions, NUM_CLASSES)
+    for name in shards.class_names:
+        (folder / PUBLISHED / name).mkdir(parents=True)
+    for row, name in enumerate(shards.files):
+        plain, flipped = shards.get(np.array([row, row]), np.array([False, True])).astype(np.int64)
+        np.savez(folder / PUBLISHED / f"{name}.npz", indices=plain, indices_flip=flipped)
+    return {PUBLISHED: open_cache(folder / PUBLISHED), SHARDED: shards}
 
 
 def batch_source(cache: CodeCache, config: BenchmarkConfig) -> BatchSource:

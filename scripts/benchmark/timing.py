@@ -1,4 +1,4 @@
-"""How decoding is timed: the models and a batch, things that have their turns, and the ceilings
+"""How things are timed: the models and a batch, things that have their turns, and the ceilings
 that are measured beside them."""
 
 import resource
@@ -32,19 +32,38 @@ MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
-    """One workload, on a device, with its models."""
+class Clock:
+    """Times what a device does, and knows in what it computes."""
 
-    model: LPD
-    tokenizer: VQTokenizer
     device: torch.device
     bf16: bool
-    cfg: float
 
     @property
     def dtype(self) -> torch.dtype:
         """What linear layers are computed in."""
         return torch.bfloat16 if self.bf16 else torch.float32
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def seconds(self, run: Callable[[], object]) -> float:
+        """How long a run takes."""
+        self.synchronize()
+        start = time.perf_counter()
+        run()
+        self.synchronize()
+        return time.perf_counter() - start
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case(Clock):
+    """One workload of decoding, on a device, with its models."""
+
+    model: LPD
+    tokenizer: VQTokenizer
+    cfg: float
 
     def generator(self, batch_size: int, execution: ExecutionOptions) -> ImageGenerator:
         """A generator of these models."""
@@ -86,19 +105,6 @@ class Case:
             )
         )
 
-    def synchronize(self) -> None:
-        """Wait for the device."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def seconds(self, run: Callable[[], object]) -> float:
-        """How long a run takes."""
-        self.synchronize()
-        start = time.perf_counter()
-        run()
-        self.synchronize()
-        return time.perf_counter() - start
-
 
 @dataclass(kw_only=True)
 class Step:
@@ -111,10 +117,10 @@ class Step:
     seconds: list[float] = field(default_factory=list)
     """Of each round."""
 
-    def warm_up(self, case: Case, count: int) -> None:
+    def warm_up(self, clock: Clock, count: int) -> None:
         """Run before the rounds."""
         for _ in range(count):
-            seconds = case.seconds(self.run)
+            seconds = clock.seconds(self.run)
             self.first = seconds if self.first is None else self.first
 
     def times(self) -> Times:
@@ -130,13 +136,13 @@ class Step:
         )
 
 
-def take_turns(case: Case, steps: list[Step]) -> None:
+def take_turns(clock: Clock, steps: list[Step]) -> None:
     """Run all rounds. What has fewer turns than there are rounds has them evenly spread."""
     num_rounds = max(step.rounds for step in steps)
     for number in range(num_rounds):
         for step in steps:
             if (number + 1) * step.rounds // num_rounds > number * step.rounds // num_rounds:
-                step.seconds.append(case.seconds(step.run))
+                step.seconds.append(clock.seconds(step.run))
 
 
 def random_models(config: LPDConfig, device: torch.device) -> tuple[LPD, VQTokenizer]:
@@ -150,16 +156,21 @@ def random_models(config: LPDConfig, device: torch.device) -> tuple[LPD, VQToken
     return model.eval().requires_grad_(False), tokenizer
 
 
-def ceilings(case: Case, rounds: int) -> tuple[Step, Step, float, float]:
+def product(clock: Clock, rounds: int) -> tuple[Step, float]:
+    """A matrix product to time, in what the clock's device computes in, and its operations."""
+    side = MATRIX_SIDE[clock.device.type]
+    matrix = torch.randn(side, side, device=clock.device).to(clock.dtype)
+    result = torch.empty_like(matrix)
+    return Step(run=lambda: torch.mm(matrix, matrix, out=result), rounds=rounds), 2.0 * side**3
+
+
+def ceilings(clock: Clock, rounds: int) -> tuple[Step, Step, float, float]:
     """A copy and a matrix product to time, and the bytes and operations of one run."""
-    count, side = COPIED_BYTES[case.device.type] // 4, MATRIX_SIDE[case.device.type]
-    source = torch.zeros(count, device=case.device)
+    source = torch.zeros(COPIED_BYTES[clock.device.type] // 4, device=clock.device)
     target = torch.zeros_like(source)
-    matrix = torch.randn(side, side, device=case.device).to(case.dtype)
-    product = torch.empty_like(matrix)
     copy = Step(run=lambda: target.copy_(source), rounds=rounds)
-    matmul = Step(run=lambda: torch.mm(matrix, matrix, out=product), rounds=rounds)
-    return copy, matmul, 2.0 * COPIED_BYTES[case.device.type], 2.0 * side**3
+    matmul, flops = product(clock, rounds)
+    return copy, matmul, 2.0 * COPIED_BYTES[clock.device.type], flops
 
 
 def peak_memory(device: torch.device) -> int:

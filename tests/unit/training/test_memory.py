@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -26,7 +25,6 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from lpd.data.code_cache import CacheIndex, CacheWriter
 from lpd.distributed import World
 from lpd.models.lpd import LPD, PRESETS
 from lpd.training import config as config_module
@@ -35,6 +33,7 @@ from lpd.training.config import TrainConfig
 from lpd.training.memory import CHUNK_TOKENS, Workload, memory_of
 from lpd.training.setup import TrainingSetup
 from lpd.training.trainer import Trainer
+from scripts.benchmark.data import write_shards
 
 # Left out are gradients of weights and of chunks on their way into sums, and batches.
 TOLERANCE = 0.02
@@ -115,23 +114,6 @@ class OneOfMany(World):
         return value
 
 
-def write_cache(folder: Path, num_images: int, img_size: int) -> Path:
-    """A cache of the published tokenizer's codes and ImageNet's number of classes, in one shard."""
-    labels = np.arange(num_images) % 1000
-    index = CacheIndex(
-        image_size=img_size,
-        vocab_size=16384,
-        tokenizer_sha256="0" * 64,
-        class_names=tuple(f"n{label:04d}" for label in range(1000)),
-        files=tuple(f"n{label:04d}/{i:06d}.png" for i, label in enumerate(labels)),
-        labels=labels,
-    )
-    writer = CacheWriter(folder, index)
-    writer.write_index()
-    writer.write_shard(0, np.zeros((num_images, 2, (img_size // 16) ** 2), np.uint16))
-    return folder
-
-
 @dataclasses.dataclass
 class Lived:
     """Bytes."""
@@ -187,7 +169,7 @@ def settings(folder: Path, size: int = 1, **changes: Any) -> TrainConfig:
         **changes,
     )
     num_images = config.batch_size * config.accumulation_steps * size
-    write_cache(config.cached_path, num_images, config.img_size)
+    write_shards(config.cached_path, num_images, (config.img_size // 16) ** 2, 1000)
     return config
 
 
