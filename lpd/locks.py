@@ -36,10 +36,15 @@ def only_user_of(folder: Path, what: str) -> Iterator[Path]:
         file = _locked(path)
     except BlockingIOError:
         raise InputError(
-            f"{what} is at work in {folder} already ({path.read_text(encoding='utf-8').strip()}); "
+            f"{what} is at work in {folder} already ({_holder(path)}); "
             "wait for its end, or choose another folder"
         ) from None
     except OSError as error:
+        if error.filename is None:  # not about the file, but about locking it
+            raise InputError(
+                f"cannot lock {path}: {error.strerror}; some network file systems have no locks: "
+                "choose a folder on another one, or have it mounted with them (flock)"
+            ) from error
         raise InputError(f"cannot write {path}: {error.strerror}") from error
     with file:
         file.truncate(0)
@@ -49,6 +54,13 @@ def only_user_of(folder: Path, what: str) -> Iterator[Path]:
             yield path
         finally:
             path.unlink(missing_ok=True)
+
+
+def _holder(lock: Path) -> str:
+    try:
+        return lock.read_text(encoding="utf-8").strip()
+    except OSError:
+        return "which has just ended"
 
 
 def remove_left_lock(folder: Path) -> None:
@@ -69,8 +81,9 @@ def _locked(path: Path) -> TextIO:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Whoever had it may have removed it meanwhile, and a lock on what is gone is none.
-            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                return file
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                    return file
         except BaseException:
             file.close()
             raise
