@@ -80,6 +80,8 @@ def command() -> Iterator[None]:
         _say("error: " + printable(" ".join(str(error).split())))
         sys.exit(2)
     except LostProcessError as error:
+        if os.environ.get("LPD_TRACEBACK"):
+            raise
         _say(f"error: {error}")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:

@@ -30,6 +30,7 @@ from lpd.locks import LOCK_NAME, only_user_of
 _TIMEOUT = datetime.timedelta(hours=2)
 # Of what one machine writes to another; network file systems look again after a minute at most.
 _SHOWN_WITHIN_SECONDS = 60.0
+_MOST_CHARACTERS = 200  # of what torch says, which may hold a stack
 # What Gloo and NCCL say when the other end of a connection is gone.
 _CONNECTION_LOST = re.compile(r"gloo/transport/|ncclRemoteError")
 
@@ -200,13 +201,15 @@ def _losses_named(rank: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        is_store = isinstance(error, dist.DistNetworkError | dist.DistStoreError)
-        if not is_store and not _CONNECTION_LOST.search(str(error)):
+        if isinstance(error, dist.DistNetworkError | dist.DistStoreError):
+            other = f"torchrun ({' '.join(str(error).split())[:_MOST_CHARACTERS]})"
+        elif _CONNECTION_LOST.search(str(error)):
+            other = "another process"
+        else:
             raise
         raise LostProcessError(
-            f"rank {rank} lost its connection to {'torchrun' if is_store else 'another process'}, "
-            "which failed or was killed, or its machine is gone; the same command goes on from "
-            "what was saved last"
+            f"rank {rank} lost its connection to {other}, which failed or was killed, or its "
+            "machine is gone; the same command goes on from what was saved last"
         ) from error
 
 

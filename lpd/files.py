@@ -69,7 +69,8 @@ def _remove_leftovers(path: Path) -> None:
     """Remove temporary files that killed processes have left beside a file; one that is locked is
     being written at this moment."""
     name = re.compile(re.escape(f".{path.stem}.") + "[0-9a-f]{32}" + re.escape(path.suffix))
-    with os.scandir(path.parent) as entries:
+    found = []
+    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
         found = [Path(entry.path) for entry in entries if name.fullmatch(entry.name)]
     for each in found:
         # Another process may remove it first, or have it locked; or the file system has no locks.

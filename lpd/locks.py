@@ -40,7 +40,7 @@ def only_user_of(folder: Path, what: str) -> Iterator[Path]:
         file = _locked(path)
     except BlockingIOError:
         raise InputError(
-            f"{what} is at work in {folder} already ({path.read_text(encoding='utf-8').strip()}); "
+            f"{what} is at work in {folder} already ({_holder(path)}); "
             "wait for its end, or choose another folder"
         ) from None
     except OSError as error:
@@ -53,6 +53,13 @@ def only_user_of(folder: Path, what: str) -> Iterator[Path]:
             yield path
         finally:
             path.unlink(missing_ok=True)
+
+
+def _holder(lock: Path) -> str:
+    try:
+        return lock.read_text(encoding="utf-8").strip()
+    except OSError:
+        return "which has just ended"
 
 
 def remove_left_lock(folder: Path) -> None:
@@ -73,8 +80,9 @@ def _locked(path: Path) -> TextIO:
         try:
             _lock(file)
             # Whoever had it may have removed it meanwhile, and a lock on what is gone is none.
-            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
-                return file
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_ino == os.fstat(file.fileno()).st_ino:
+                    return file
         except BaseException:
             file.close()
             raise

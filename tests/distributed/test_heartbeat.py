@@ -80,7 +80,9 @@ def start() -> Iterator[Callable[..., list[subprocess.Popen[str]]]]:
 def test_a_lost_process_ends_the_other(
     start: Callable[..., list[subprocess.Popen[str]]], lost: int, number: str, survivor_does: str
 ) -> None:
-    processes = start(f"send_myself(signal.{number}) if world.rank == {lost} else {survivor_does}")
+    # After a while: the survivor may still be at the barrier before.
+    goes = f"[time.sleep(1), send_myself(signal.{number})]"
+    processes = start(f"{goes} if world.rank == {lost} else {survivor_does}")
     survivor = processes[1 - lost]
     output, error = survivor.communicate(timeout=120)
     assert survivor.returncode == heartbeat.LOST == 75, error

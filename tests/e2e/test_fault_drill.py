@@ -4,7 +4,7 @@ import json
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,7 +23,9 @@ LEFTOVER = f".a.{'0' * 32}.npz"
 
 
 @pytest.fixture
-def drill_orders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., object]:
+def drill_orders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., object]]:
     """Runs the drill of the smallest program, which needs no data; returns the exit code."""
     nothing = Data(tokenizer=tmp_path, many=tmp_path, cache=tmp_path)
     monkeypatch.setattr(run, "prepare", lambda *_, **__: nothing)

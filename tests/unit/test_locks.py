@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lpd.errors import InputError
-from lpd.locks import only_user_of
+from lpd.locks import LOCK_NAME, only_user_of, remove_left_lock
 
 ROOT = Path(__file__).parents[2]
 HOLDER = """
@@ -85,3 +85,14 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot write"), only_user_of(tmp_path / "file", "a test"):
         pass
+
+
+def test_a_lock_is_left_where_someone_works(tmp_path: Path) -> None:
+    remove_left_lock(tmp_path / "none")
+    lock = tmp_path / LOCK_NAME
+    with only_user_of(tmp_path, "a training"):
+        remove_left_lock(tmp_path)
+        assert lock.exists()
+    lock.touch()
+    remove_left_lock(tmp_path)
+    assert not lock.exists()
