@@ -88,7 +88,7 @@ def thresholds(study: Study) -> Figure:
     """How much more each pair of thresholds costs than the quickstart's."""
     shares = [share for share in study.shares if share in CHOSEN_SHARES]
     places = [(share, p) for share in shares for p in numbers_of_passes(study.num_positions)[1:3]]
-    figure, axes = _panels([f"{words_of(share)},\n{count_of(p)}" for share, p in places])
+    figure, axes = _panels([f"{words_of(share)},\ndecoded in {count_of(p)}" for share, p in places])
     for axis, (share, passes) in zip(axes, places, strict=True):
         usual = Plan(order=LOCALITY_NAME, passes=passes)
         for look, proximity in zip(_LOOKS, PROXIMITIES, strict=False):
@@ -113,7 +113,7 @@ def shapes(study: Study) -> Figure:
     """How much more each shape of group sizes costs than the cosine, by number of passes."""
     shares = [share for share in study.shares if share in CHOSEN_SHARES]
     passes = numbers_of_passes(study.num_positions)[1:]
-    figure, axes = _panels([words_of(share) for share in shares])
+    figure, axes = _panels([f"trained on\n{words_of(share)}" for share in shares])
     others = [shape for shape in CUMULATIVE_SHARES if shape != SHAPE]
     for axis, share in zip(axes, shares, strict=True):
         for look, shape in zip(_LOOKS, others, strict=False):
@@ -164,7 +164,7 @@ def _pair(proximity: float, repulsion: float) -> LocalityConfig:
 
 def _panels(titles: Sequence[str], *, share_scale: bool = True) -> tuple[Figure, list[Axes]]:
     with mpl.rc_context({**STYLE, "font.size": 10, "axes.titlesize": 10, "axes.grid": True}):
-        figure = Figure(figsize=(max(5.0, 2.4 * len(titles)), 3.4), dpi=DPI, layout="constrained")
+        figure = Figure(figsize=(max(5.4, 2.7 * len(titles)), 3.4), dpi=DPI, layout="constrained")
         axes = list(figure.subplots(1, len(titles), sharey=share_scale, squeeze=False)[0])
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title)

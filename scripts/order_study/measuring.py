@@ -16,13 +16,14 @@ from lpd.evaluation.setting import EvalConfig
 from lpd.evaluation.sweep import run_evaluation
 from lpd.files import atomic_path, sha256_of_file
 from lpd.likelihood import HeldOutCodes, spread_rows
+from lpd.models.lpd import LPDConfig
 from lpd.orders.registry import LOCALITY_NAME
 from lpd.orders.request import SweepOptions
 from lpd.pretrained import load_model
 from lpd.progress import progress
 from lpd.provenance import Origin
 from lpd.sampling.config import SamplingConfig
-from lpd.weights import weights_file
+from lpd.weights import find_config, weights_file
 from scripts.order_study.claims import Floats
 from scripts.order_study.settings import (
     GUIDANCE,
@@ -36,6 +37,13 @@ from scripts.order_study.settings import (
 from scripts.quickstart.run import LOCALITY
 
 _ORIGIN = "origin"
+
+
+def model_config(model_dir: Path) -> LPDConfig:
+    """The shape of a trained model."""
+    config = find_config(model_dir, LPDConfig)
+    assert config is not None  # it is written with the weights
+    return config
 
 
 def read_losses(file: Path) -> dict[str, Floats]:
@@ -82,12 +90,11 @@ def measure_losses(
 def measure_model(config: StudyConfig, seed: int, share: float, world: World) -> None:
     """Measure the losses of one training's model."""
     model_dir = config.model_dir(seed, share)
-    num_positions = load_model(model_dir, world.device).config.num_positions
     measure_losses(
         model_dir,
         config.quickstart_dir / "cache_val",
         config.losses_file(seed, share),
-        plans_of(share, num_positions),
+        plans_of(share, model_config(model_dir).num_positions),
         world,
     )
 
@@ -96,7 +103,7 @@ def evaluate_model(config: StudyConfig, seed: int, share: float, world: World) -
     """Generate digits with one training's model and compare them with the real ones: in the
     locality-aware order, in a quarter and an eighth of the passes that one code at a time takes."""
     quickstart, model_dir = config.quickstart_dir, config.model_dir(seed, share)
-    model = load_model(model_dir, world.device).config
+    model = model_config(model_dir)
     for cfg in GUIDANCE:
         for sampling_seed in SAMPLING_SEEDS:
             evaluation = EvalConfig(

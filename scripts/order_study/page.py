@@ -37,7 +37,8 @@ _SUBJECTS = {NATS: "the loss", FID: "FID", ACCURACY: "class accuracy"}
 _CAPTIONS = {
     "mixtures": "Loss of held-out digits by mixture; raster order is in the table alone",
     "differences": "How much more an order of decoding costs than the random one",
-    "thresholds": "Thresholds of the locality-aware order, in decoding alone",
+    "thresholds": "Thresholds of the locality-aware order, in decoding alone: in training they are "
+    f"proximity {LOCALITY.proximity_threshold:g} and repulsion {LOCALITY.repulsion_threshold:g}",
     "shapes": "Shapes of group sizes, in decoding alone",
     "quality": "Digits generated in locality-aware order",
 }

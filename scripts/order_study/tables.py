@@ -14,11 +14,9 @@ import numpy as np
 from lpd.evaluation.report import RESULTS_NAME
 from lpd.files import atomic_path, read_json
 from lpd.likelihood import Estimate
-from lpd.models.lpd import LPDConfig
 from lpd.orders.registry import LOCALITY_NAME
-from lpd.weights import find_config
 from scripts.order_study.claims import Difference, Floats, difference_of_losses
-from scripts.order_study.measuring import read_losses
+from scripts.order_study.measuring import model_config, read_losses
 from scripts.order_study.settings import (
     GUIDANCE,
     SAMPLING_SEEDS,
@@ -141,20 +139,19 @@ def read_study(config: StudyConfig) -> Study | None:
     if not trainings:
         return None
     share, seed = trainings[0]
-    model = find_config(config.model_dir(seed, share), LPDConfig)
-    assert model is not None  # it is written with the weights
+    num_positions = model_config(config.model_dir(seed, share)).num_positions
     losses: dict[float, dict[int, dict[str, Floats]]] = {}
     quality: dict[float, dict[int, list[QualityRow]]] = {}
     for share, seed in trainings:
-        by_plan = _losses(config, seed, share, model.num_positions)
-        rows = _quality(config, seed, share, model.num_positions)
+        by_plan = _losses(config, seed, share, num_positions)
+        rows = _quality(config, seed, share, num_positions)
         if by_plan:
             losses.setdefault(share, {})[seed] = by_plan
         if rows:
             quality.setdefault(share, {})[seed] = rows
     if not losses:
         return None
-    return Study(num_positions=model.num_positions, losses=losses, quality=quality)
+    return Study(num_positions=num_positions, losses=losses, quality=quality)
 
 
 def _losses(config: StudyConfig, seed: int, share: float, num_positions: int) -> dict[str, Floats]:
