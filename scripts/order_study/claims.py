@@ -104,7 +104,12 @@ def difference_of_numbers(first: Sequence[float], second: Sequence[float]) -> Di
 
 
 def sentence(
-    what: str, where: Sequence[str], differences: Sequence[Difference], unit: str = ""
+    what: str,
+    where: Sequence[str],
+    differences: Sequence[Difference],
+    *,
+    unit: str = "",
+    digits: int = 2,
 ) -> str:
     """What may be said of several differences in one sentence.
 
@@ -114,11 +119,12 @@ def sentence(
         where: what each difference is for: "in 16 passes".
         differences: one for each.
         unit: of the values.
+        digits: of the values after the point.
     """
     parts = []
     for verdict in Verdict:
         members = [
-            f"{place} ({in_figures(each, unit)})"
+            f"{place} ({in_figures(each, unit=unit, digits=digits)})"
             for place, each in zip(where, differences, strict=True)
             if each.verdict is verdict
         ]
@@ -136,10 +142,10 @@ _WORDS = {
 }
 
 
-def in_figures(difference: Difference, unit: str = "") -> str:
+def in_figures(difference: Difference, *, unit: str = "", digits: int = 2) -> str:
     """The difference with its error; that of the images alone where one training tells none."""
     error = difference.error if difference.trainings > 1 else difference.over_images
-    text = f"{difference.value:+.2f}{f' ± {error:.2f}' if error else ''}"
+    text = f"{difference.value:+.{digits}f}{f' ± {error:.{digits}f}' if error else ''}"
     return f"{text} {unit}" if unit else text
 
 

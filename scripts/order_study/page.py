@@ -129,6 +129,7 @@ def sentences(comparisons: Iterable[Comparison]) -> list[str]:
                 [f"in {count_of(each.passes)}" for each in group],
                 [each.difference for each in group],
                 unit="nats" if number == NATS else "",
+                digits=3 if number == ACCURACY else 2,
             )
             lines.append(f"- {text}")
     return lines
