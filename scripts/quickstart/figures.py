@@ -77,14 +77,25 @@ def samples_by_class(blocks: Mapping[str, Sequence[Pixels]]) -> Figure:
     return figure
 
 
-def loss_curves(curves: dict[str, tuple[Sequence[float], Sequence[float], str]]) -> Figure:
-    """Losses by step: per name the steps, the values and the label of the y axis."""
+def loss_curves(
+    curves: dict[str, tuple[Sequence[float], Sequence[float], str]],
+    held_out: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+) -> Figure:
+    """Losses by step.
+
+    Args:
+        curves: per name the steps, the values and the label of the y axis.
+        held_out: where it was measured, the steps and values of images that are not learned.
+    """
     with mpl.rc_context(_STYLE):
         figure, axes = plt.subplots(1, len(curves), figsize=(8, 2.6))
         for axis, (name, (steps, values, label)) in zip(axes, curves.items(), strict=True):
             axis.plot(steps, values, color="#0072B2", linewidth=1.2)
             axis.set(title=name, xlabel="step", ylabel=label)
             axis.set_yscale("log")
+            if name in held_out:
+                axis.plot(*held_out[name], "kx", label="held-out digits")
+                axis.legend(frameon=False)
     return figure
 
 
@@ -120,6 +131,45 @@ def quality_curves(
             axis.set_xscale("log", base=2)
             axis.set_xticks(ticks, ticks)
             axis.set(xlabel="passes", title=label)
+        figure.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False
+        )
+    return figure
+
+
+def plan_losses(orders: dict[str, dict[str, dict[str, float]]]) -> Figure:
+    """What decoding real digits costs by number of passes, and how much more than in the first
+    order.
+
+    Args:
+        orders: per order and number of passes what ``scripts/plan_loss.py`` writes.
+    """
+    styles = styles_of(orders)
+    first, *_ = orders
+    with mpl.rc_context(_STYLE):
+        figure, axes = plt.subplots(1, 2, figsize=(8, 3.5))
+        for order, by_steps in orders.items():
+            steps = sorted(map(int, by_steps))
+            numbers = [by_steps[str(step)] for step in steps]
+            look = {
+                "marker": styles[order].marker,
+                "linestyle": styles[order].line,
+                "color": styles[order].colour,
+                "label": find_order(order).label,
+            }
+            axes[0].plot(steps, [each["nats_per_image"] for each in numbers], **look)
+            axes[1].errorbar(
+                steps,
+                [each["more_than_first"] for each in numbers],
+                [2 * each["more_than_first_error"] for each in numbers],
+                capsize=3,
+                **look,
+            )
+        titles = ("nats per image", f"more than {find_order(first).label} order, nats")
+        for axis, title in zip(axes, titles, strict=True):
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(steps, steps)
+            axis.set(xlabel="passes", title=title)
         figure.legend(
             *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False
         )

@@ -19,16 +19,25 @@ from typing import NamedTuple
 
 from lpd import cli
 from lpd.errors import InputError
-from lpd.orders.registry import examples
+from lpd.orders.locality import LocalityConfig
+from lpd.orders.mixture import RANDOM_NAME
+from lpd.orders.registry import LOCALITY_NAME, examples
 from scripts.quickstart.times import SETUP_NAME, StageTime, read_times, write_times
 
 ROOT = Path(__file__).resolve().parents[2]
 # glibc otherwise returns large blocks to the system and faults them in again at every step.
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 
+PLAN_LOSSES_NAME = "plan_losses.json"
 SHOWN_STEPS = 16  # the number of passes whose orders are pre-generated and drawn
 GRID = (8, 8)  # of codes
-COMPARED_ORDERS = ("raster", "random", "lpd")  # at several numbers of passes
+# The published threshold of repulsion keeps cells of 16 x 16 apart.
+LOCALITY = LocalityConfig(repulsion_threshold=1)
+# What scripts/study_orders.py supports.
+ORDER_MIX = f"{RANDOM_NAME}:0.5 {LOCALITY_NAME}:0.5"
+COMPARED_ORDERS = ("raster", RANDOM_NAME, LOCALITY_NAME)  # at several numbers of passes
+# Whose losses on held-out digits are measured: differences are to the first.
+MEASURED_ORDERS = (RANDOM_NAME, "halton", LOCALITY_NAME, "raster")
 # At one number of passes each: their own, or else SHOWN_STEPS.
 OTHER_ORDERS = tuple(name for name in examples(GRID) if name not in COMPARED_ORDERS)
 
@@ -68,12 +77,18 @@ def commands(config: QuickstartConfig) -> dict[str, tuple[str, ...]]:
     """All commands by the names of the stages, in order."""
     out = config.output_dir
     digits, classifier, tokenizer = out / "digits", out / "classifier", out / "tokenizer"
-    cache, training, order_file = out / "cache", out / "lpd", out / f"orders_lpd_{SHOWN_STEPS}.npz"
+    cache, held_out, training = out / "cache", out / "cache_val", out / "lpd"
+    order_file = out / f"orders_lpd_{SHOWN_STEPS}.npz"
+    repulsion = ("--repulsion_threshold", f"{LOCALITY.repulsion_threshold:g}")
+    make_cache = (
+        *("main_cache.py", "--img_size", 32, "--vqgan_path", tokenizer, "--data_path", digits),
+        *("--num_workers", 0, "--cached_path"),
+    )
     evaluate = (
         *("main_eval.py", "--pretrained_ckpt", training / "model", "--vqgan_path", tokenizer),
         *("--img_size", 32, "--feature_extractor", classifier, "--reference", digits),
         *("--num_images", config.num_images, "--eval_bsz", 125, "--cfg", 3.0),
-        *("--repulsion_threshold", 1, "--num_workers", 0, "--order"),
+        *(*repulsion, "--num_workers", 0, "--order"),
     )
     stages: dict[str, tuple[object, ...]] = {
         "digits": ("scripts/quickstart/make_digits.py", "--data_path", digits),
@@ -85,20 +100,22 @@ def commands(config: QuickstartConfig) -> dict[str, tuple[str, ...]]:
             *("scripts/quickstart/train_tokenizer.py", "--data_path", digits),
             *("--output_dir", tokenizer, "--num_steps", config.tokenizer_steps),
         ),
-        "cache": (
-            *("main_cache.py", "--img_size", 32, "--vqgan_path", tokenizer),
-            *("--data_path", digits, "--cached_path", cache, "--num_workers", 0),
-        ),
+        "cache": (*make_cache, cache),
+        "cache of held-out digits": (*make_cache, held_out, "--split", "val"),
         "training": (
-            *("main_train.py", "--model", "lpd_tiny", "--img_size", 32),
-            *("--cached_path", cache, "--output_dir", training),
-            *("--epochs", config.epochs, "--batch_size", 32, "--lr", 2e-3),
-            *("--lr_schedule", "cosine", "--warmup_epochs", 1),
-            *("--proj_dropout", 0.0, "--no_random_flip"),
+            *training_command(cache, config.epochs),
+            *("--order_mix", ORDER_MIX, "--output_dir", training),
+            *("--val_cached_path", held_out, "--eval_freq", 6, "--val_steps", SHOWN_STEPS),
+        ),
+        "losses of plans": (
+            *("scripts/plan_loss.py", "--pretrained_ckpt", training / "model"),
+            *("--val_cached_path", held_out, *repulsion, "--order", *MEASURED_ORDERS),
+            *("--generation_steps", SHOWN_STEPS, *config.generation_steps),
+            *("--output_file", out / PLAN_LOSSES_NAME),
         ),
         "orders": (
             *("orders/run_lpd_order.py", "--img_size", 32, "--stride", 4),
-            *("--generation_steps", SHOWN_STEPS, "--repulsion_threshold", 1),
+            *("--generation_steps", SHOWN_STEPS, *repulsion),
             *("--num_runs", config.num_images, "--output_file", order_file),
         ),
         f"evaluation of {SHOWN_STEPS} passes": (
@@ -116,6 +133,16 @@ def commands(config: QuickstartConfig) -> dict[str, tuple[str, ...]]:
         "report": ("scripts/quickstart/report.py", "--output_dir", out),
     }
     return {name: ("python", *map(str, command)) for name, command in stages.items()}
+
+
+def training_command(cache: Path, epochs: int) -> tuple[object, ...]:
+    """How a transformer is trained on the digits' codes, but for its orders, seed and folder."""
+    return (
+        *("main_train.py", "--model", "lpd_tiny", "--img_size", 32, "--cached_path", cache),
+        *("--epochs", epochs, "--batch_size", 32, "--lr", 2e-3, "--lr_schedule", "cosine"),
+        *("--warmup_epochs", 1, "--proj_dropout", 0.0, "--no_random_flip"),
+        *("--repulsion_threshold", f"{LOCALITY.repulsion_threshold:g}"),
+    )
 
 
 def run_program(command: tuple[str, ...]) -> Finished:

@@ -3,7 +3,9 @@
 So the second run finds all but the last stages complete.
 """
 
+import html
 import json
+import math
 import os
 import re
 import signal
@@ -19,7 +21,8 @@ from scripts.quickstart.times import read_times
 
 ROOT = Path(__file__).parents[2]
 STAGES = [
-    "set-up", "digits", "classifier", "tokenizer", "cache", "training", "orders",
+    "set-up", "digits", "classifier", "tokenizer", "cache", "cache of held-out digits", "training",
+    "losses of plans", "orders",
     "evaluation of 16 passes", "evaluation of other passes", "evaluation of other orders", "report",
 ]  # fmt: skip
 LAST = "evaluation of other orders"  # before the report
@@ -111,13 +114,20 @@ def test_results_hold_every_order_and_number_of_passes(output_dir: Path) -> None
             assert numbers["seconds_per_image"] > 0
     assert results["classifier_accuracy_on_real_digits"] > 0.97
     assert list(results["seconds"]) == list(results["peak_memory_mib"]) == STAGES
+    losses = results["plan_losses"]
+    assert losses["images"] == 296
+    assert list(losses["orders"]) == ["random", "halton", "lpd", "raster"]
+    for by_steps in losses["orders"].values():
+        assert list(by_steps) == ["16", "4"]
+        for numbers in by_steps.values():
+            assert 0 < numbers["nats_per_image"] < 1.2 * 64 * math.log(256)
     assert {"settings", "tokenizer_psnr", "tokenizer_codebook_usage"} < results.keys()
 
 
 def test_report_needs_no_other_file(output_dir: Path) -> None:
     page = (output_dir / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert len(sources) == 5
+    assert len(sources) == 6
     assert all(source.startswith("data:image/") for source in sources)
     assert "$" not in re.sub(r"<pre>.*?</pre>|data:[^\"]*", "", page, flags=re.DOTALL)
     for cell in (*STAGES, "locality-aware", "Halton", "PAR 4x", "PAR 16x", "NAR"):
@@ -126,6 +136,7 @@ def test_report_needs_no_other_file(output_dir: Path) -> None:
     assert commands[:2] == ["bash environment_setup.sh", "source .venv/bin/activate"]
     assert len(commands) == len(STAGES) + 1
     assert all(line.startswith("python ") for line in commands[2:])
+    assert "--order_mix 'random:0.5 lpd:0.5'" in html.unescape(page)
     assert "--epochs 1 " in page  # as they were run
     assert "with 40 images per row" in page
 
