@@ -42,7 +42,8 @@ class Difference:
     over_trainings: float
     """Its standard error by the spread of the trainings; infinite for one."""
     over_images: float
-    """By the spread of the images, which all trainings share; 0 where there is none to be told."""
+    """By the spread of the images, which all trainings share; of generated images, by that of the
+    sampling seeds."""
     trainings: int
     """S."""
 
@@ -91,14 +92,19 @@ def difference_of_losses(first: Floats, second: Floats) -> Difference:
     )
 
 
-def difference_of_numbers(first: Sequence[float], second: Sequence[float]) -> Difference:
-    """Of one number per training, such as FID; the trainings of both have the same seeds."""
-    differences = np.subtract(first, second)
-    over_trainings = Estimate.of(differences)
+def difference_of_numbers(first: Floats, second: Floats) -> Difference:
+    """Of one number per training and sampling seed, such as FID: (S, K) each, K at least 2.
+
+    Sampling is a part of the spread of the trainings already. It counts once more, by the spread of
+    the sampling seeds of the same training, for two or three trainings may agree by chance.
+    """
+    differences = first - second  # (S, K)
+    over_trainings = Estimate.of(differences.mean(axis=1))
+    variance = differences.var(axis=1, ddof=1).mean()
     return Difference(
         value=over_trainings.value,
         over_trainings=over_trainings.error,
-        over_images=0.0,
+        over_images=math.sqrt(variance / differences.size),
         trainings=len(differences),
     )
 

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
+import numpy as np
+
 from lpd.orders.group_sizes import CUMULATIVE_SHARES
 from lpd.orders.mixture import RANDOM_NAME
 from lpd.orders.registry import LOCALITY_NAME, find_order
@@ -165,7 +167,8 @@ def quality(study: Study) -> Iterator[Comparison]:
                 passes=passes,
                 number=number,
                 difference=difference_of_numbers(
-                    [first[seed] for seed in seeds], [second[seed] for seed in seeds]
+                    np.stack([first[seed] for seed in seeds]),
+                    np.stack([second[seed] for seed in seeds]),
                 ),
             )
 

@@ -139,7 +139,7 @@ def quality(study: Study) -> Figure:
     for axis, name in zip(axes, metrics, strict=True):
         for look, (cfg, passes) in zip(_LOOKS, places, strict=True):
             values = [
-                np.array([*study.numbers(share, passes, cfg, name).values()])
+                np.stack([*study.numbers(share, passes, cfg, name).values()]).mean(axis=1)
                 for share in study.quality
             ]
             label = f"guidance {cfg:g}, {count_of(passes)}"

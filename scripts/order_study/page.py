@@ -46,8 +46,8 @@ _CAPTIONS = {
 RULE = (
     "**What is claimed.** Differences are taken between models of the same seed, image by "
     "image. Their error, after the ±, is one standard error: that by the spread of the "
-    "trainings and that by the spread of the images together; with one training the latter "
-    "alone. A difference of at most "
+    "trainings and that by the spread of the images, or of the sampling seeds, together; with "
+    "one training the latter alone. A difference of at most "
     f"{NOISE_ERRORS:g} errors is *within noise*. *Lower* and *higher* are said of one that "
     f"exceeds what chance brings in {1 - CONFIDENCE:.0%} of cases with so few trainings "
     "(Student's t: 12.7 errors for two trainings, 4.3 for three); in between it is *not "
@@ -189,7 +189,9 @@ def _quality_table(study: Study) -> list[str]:
         for cfg in GUIDANCE:
             for passes in numbers_of_passes(study.num_positions)[1:3]:
                 numbers = [
-                    _mean(study.numbers(share, passes, cfg, name).values(), digits)
+                    _mean(
+                        [n.mean() for n in study.numbers(share, passes, cfg, name).values()], digits
+                    )
                     for name, digits in (("fid", 2), ("class_accuracy", 3))
                 ]
                 lines.append(_row([words_of(share), f"{cfg:g}", str(passes), *numbers]))

@@ -116,13 +116,11 @@ class Study:
         )
         return difference_of_losses(one, other)
 
-    def numbers(self, share: float, passes: int, cfg: float, name: str) -> dict[int, float]:
-        """FID or class accuracy by training seed, the mean over its sampling seeds."""
+    def numbers(self, share: float, passes: int, cfg: float, name: str) -> dict[int, Floats]:
+        """FID or class accuracy: by training seed (K,) numbers, one of each sampling seed."""
         return {
-            seed: float(
-                np.mean(
-                    [getattr(r, name) for r in rows if (r.passes, r.cfg) == (passes, cfg)],
-                )
+            seed: np.array(
+                [getattr(row, name) for row in rows if (row.passes, row.cfg) == (passes, cfg)]
             )
             for seed, rows in self.quality[share].items()
         }

@@ -68,9 +68,20 @@ def test_errors_of_losses_are_those_of_trainings_and_of_images() -> None:
 
 
 def test_numbers_are_compared_seed_by_seed() -> None:
-    found = difference_of_numbers([1.0, 2.0, 9.0], [2.0, 4.0, 12.0])
-    assert (found.value, found.over_images, found.trainings) == (-2, 0, 3)
+    second = np.array([[2.0, 2.0], [4.0, 5.0], [12.0, 13.0]])  # trainings, sampling seeds
+    first = second + np.array([[-2.0, 0.0], [-2.0, -2.0], [-3.0, -3.0]])
+    found = difference_of_numbers(first, second)
+    assert (found.value, found.trainings) == (-2, 3)
     assert found.over_trainings == pytest.approx(1 / math.sqrt(3))
+    # The sampling seeds of the first training differ by 2, a variance of 2, the others' by nothing.
+    assert found.over_images == pytest.approx(math.sqrt(2 / 3 / 6))
+
+
+def test_trainings_that_agree_by_chance_are_no_claim() -> None:
+    """As long as their sampling seeds do not agree."""
+    second = np.zeros((2, 2))
+    assert difference_of_numbers(second + np.array([1, 3]), second).verdict is Verdict.UNSETTLED
+    assert difference_of_numbers(second + np.array([1.9, 2.1]), second).verdict is Verdict.HIGHER
 
 
 @pytest.mark.parametrize(
@@ -107,7 +118,7 @@ def test_claims_hold_where_there_is_no_difference() -> None:
     """Of many differences between alike, about one in twenty is claimed, for any few trainings."""
     random = np.random.default_rng(0)
     for trainings in (2, 3, 5):
-        numbers = random.normal(size=(2, 2000, trainings))
+        numbers = random.normal(size=(2, 2000, trainings, 1)) + np.zeros(2)  # sampling no matter
         found = [difference_of_numbers(*pair).verdict for pair in zip(*numbers, strict=True)]
         claimed = sum(each in {Verdict.LOWER, Verdict.HIGHER} for each in found)
         assert 0.03 < claimed / 2000 < 0.07
