@@ -62,8 +62,8 @@ def mixtures(study: Study) -> Iterator[Comparison]:
     alone against half of them."""
     pairs = [(share, 0.0) for share in study.shares if share]
     for order, (share, other) in [
-        *product((LOCALITY_NAME, RANDOM_NAME), pairs),
-        (LOCALITY_NAME, (1.0, 0.5)),
+        *product((LOCALITY_NAME,), [*pairs, (1.0, 0.5)]),
+        *product((RANDOM_NAME,), pairs),
     ]:
         for passes in numbers_of_passes(study.num_positions):
             if _have_common_seed(study, share, other):

@@ -145,7 +145,7 @@ def quality(study: Study) -> Figure:
             label = f"guidance {cfg:g}, {count_of(passes)}"
             _line(axis, list(study.quality), values, look, label)
         _mixture_axis(axis, list(study.quality))
-    return _with_legend(figure, axes[0])
+    return _with_legend(figure, axes[0], columns=2)
 
 
 def all_figures(study: Study) -> dict[str, Figure]:
@@ -188,10 +188,9 @@ def _mixture_axis(axis: Axes, shares: Sequence[float]) -> None:
     axis.set_xlabel("locality-aware orders\nin training")
 
 
-def _with_legend(figure: Figure, axis: Axes) -> Figure:
+def _with_legend(figure: Figure, axis: Axes, columns: int = 4) -> Figure:
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=len(labels) if len(labels) < 5 else 3,
-        frameon=False, handlelength=3,
-    )  # fmt: skip
+        handles, labels, loc="outside lower center", ncols=columns, frameon=False, handlelength=3
+    )
     return figure

@@ -42,6 +42,7 @@ _CAPTIONS = {
     "shapes": "Shapes of group sizes, in decoding alone",
     "quality": "Digits generated in locality-aware order",
 }
+_ALONE = "and there are none where there is one training"
 
 RULE = (
     "**What is claimed.** Differences are taken between models of the same seed, image by "
@@ -86,7 +87,7 @@ def page(study: Study, machine: str, figures: Iterable[str]) -> str:
     }
     for figure, (title, words) in parts.items():
         if figure in there:
-            caption = f"{_CAPTIONS[figure]}; bars are two standard errors over trainings"
+            caption = f"{_CAPTIONS[figure]}; bars are two standard errors over trainings, {_ALONE}"
             lines += ["", f"## {title}", "", f"![{_CAPTIONS[figure]}]({figure}.png)", ""]
             lines += [f"*{caption}.*", *words]
         if figure == "mixtures":
