@@ -10,7 +10,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from lpd.models.lpd import LPD
+    from lpd.models.lpd import LPD, LPDConfig
     from lpd.orders.group_sizes import GroupSizes
 
 # Dense bfloat16 operations per second by what the device's name matches, from NVIDIA's data sheets.
@@ -25,22 +25,36 @@ _PEAKS = {
 
 
 def flops_per_image(model: LPD, schedules: Iterable[GroupSizes]) -> float:
-    """The floating-point operations of a training step per image, counted as the field counts them:
-    a multiplication and an addition are two, the backward pass costs twice the forward pass, and
-    what is recomputed is not counted again. Attention counts what rows see, on average over the
-    schedules; norms and other elementwise work are left out.
+    """The floating-point operations of a training step per image, on average over the schedules.
 
     Args:
         model: what is trained.
         schedules: what a step's group sizes are drawn from.
     """
-    config = model.config
-    num_rows = model.conditioning.num_rows + 2 * config.num_positions - 1
-    blocks = config.depth * (4 + 2 * config.mlp_ratio) * config.dim**2 * num_rows
-    head = config.dim * config.vocab_size * config.num_positions
-    pairs = [visible_pairs(sizes, model.conditioning.num_rows) for sizes in schedules]
-    attention = config.depth * 2 * config.dim * sum(pairs) / len(pairs)
-    return 3 * 2 * (blocks + head + attention)
+    num_prefix = model.conditioning.num_rows
+    pairs = [visible_pairs(sizes, num_prefix) for sizes in schedules]
+    return training_flops(
+        model.config,
+        num_rows=num_prefix + 2 * model.config.num_positions - 1,
+        num_pairs=sum(pairs) / len(pairs),
+    )
+
+
+def training_flops(config: LPDConfig, *, num_rows: int, num_pairs: float) -> float:
+    """The operations of a training step per image, counted as the field counts them: a
+    multiplication and an addition are two, the backward pass costs twice the forward pass, and what
+    is recomputed is not counted again; norms and other elementwise work are left out.
+
+    Args:
+        config: the model's.
+        num_rows: T, what goes through the blocks.
+        num_pairs: rows that are seen by all rows together.
+    """
+    dim, hidden = config.dim, int(config.dim * config.mlp_ratio)
+    linears = (4 * dim + 2 * hidden) * dim * num_rows
+    attention = 2 * dim * num_pairs
+    head = dim * config.vocab_size * config.num_positions
+    return 3 * 2 * (config.depth * (linears + attention) + head)
 
 
 def visible_pairs(group_sizes: GroupSizes, num_prefix: int) -> int:

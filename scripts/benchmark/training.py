@@ -38,13 +38,14 @@ from lpd.training.batch import Prefetcher
 from lpd.training.config import TrainConfig
 from lpd.training.memory import memory_of
 from lpd.training.setup import TrainingSetup
+from lpd.training.throughput import training_flops, visible_pairs
 from lpd.training.trainer import Trainer
 from scripts.benchmark.baseline import CausalTrainer
 from scripts.benchmark.data import write_shards
 from scripts.benchmark.machine import checkout, processor, versions
 from scripts.benchmark.records import Times
 from scripts.benchmark.timing import Clock, Step, peak_memory, product, take_turns
-from scripts.benchmark.work import causal_pairs, training_flops, training_pairs
+from scripts.benchmark.work import causal_pairs
 
 EAGER, COMPILED, CAUSAL = "eager", "compiled", "causal"
 WAYS: dict[str, dict[str, Any]] = {
@@ -178,13 +179,9 @@ class Candidate:
         else:
             num_rows = num_context + config.num_positions
             sizes = map(self.trainer.source.group_sizes, steps)
-            pairs = statistics.fmean(training_pairs(each, prefix) for each in sizes)
-        return training_flops(
-            config,
-            batch_size=self.config.batch_size,
-            num_rows=num_rows,
-            num_pairs=round(pairs),
-        )
+            pairs = statistics.fmean(visible_pairs(each, prefix) for each in sizes)
+        per_image = training_flops(config, num_rows=num_rows, num_pairs=pairs)
+        return round(self.config.batch_size * per_image)
 
 
 class Parts:

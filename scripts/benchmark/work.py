@@ -88,37 +88,9 @@ def work_of_passes(
         start, context = start + context, queries
 
 
-def training_pairs(group_sizes: GroupSizes, num_prefix_rows: int = 1) -> int:
-    """Pairs of rows that see each other in a training pass (lpd/models/visibility.py)."""
-    pairs, start = num_prefix_rows**2, num_prefix_rows
-    for number, size in enumerate(group_sizes, start=1):
-        context = size - (number == len(group_sizes))  # the last token is in nobody's context
-        pairs += context * (start + context) + size * (start + size)
-        start += size
-    return pairs
-
-
 def causal_pairs(num_rows: int) -> int:
     """Pairs of rows of which one comes before the other, or is it."""
     return num_rows * (num_rows + 1) // 2
-
-
-def training_flops(config: LPDConfig, *, batch_size: int, num_rows: int, num_pairs: int) -> int:
-    """Operations of a training step, forward and backward: the latter takes twice the former.
-
-    What is recomputed is not counted, nor is anything but products of matrices.
-
-    Args:
-        config: the model's.
-        batch_size: B.
-        num_rows: T of an image.
-        num_pairs: of an image's rows that see each other.
-    """
-    dim, hidden = config.dim, int(config.dim * config.mlp_ratio)
-    linears = 4 * dim * dim + 2 * dim * hidden  # qkv, proj, fc1, fc2
-    block = 2 * linears * num_rows + 4 * dim * num_pairs
-    head = 2 * config.vocab_size * dim * config.num_positions
-    return 3 * batch_size * (config.depth * block + head)
 
 
 def decoder_flops(config: VQGANConfig, grid: tuple[int, int]) -> int:
