@@ -158,9 +158,9 @@ def test_what_is_told_of_a_step(config: TrainConfig, monkeypatch: pytest.MonkeyP
 
 
 def test_held_out_codes_cost_as_on_the_cpu(
-    config: TrainConfig, large_cache: Path, tmp_path: Path
+    config: TrainConfig, make_cache: Callable[..., Path], tmp_path: Path
 ) -> None:
-    validation = ValidationOptions(val_cached_path=large_cache, val_images=6)
+    validation = ValidationOptions(val_cached_path=make_cache(6, 16))
     config = dataclasses.replace(config, validation=validation, ema_decay=0.5)
     measured = []
     for world in (CPU, GPU):
