@@ -8,7 +8,7 @@ losses also image by image, n of them.
 import enum
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +72,11 @@ class Difference:
         if size <= self.needed * self.error:
             return Verdict.UNSETTLED
         return Verdict.LOWER if self.value < 0 else Verdict.HIGHER
+
+    @property
+    def verdict_by_trainings(self) -> Verdict:
+        """What might be said if the spread of the trainings were the only error."""
+        return replace(self, over_images=0.0).verdict
 
 
 def difference_of_losses(first: Floats, second: Floats) -> Difference:

@@ -1,4 +1,8 @@
-"""The comparisons that the study makes, all of them decided on before it was run."""
+"""The comparisons that the study makes.
+
+The list was there before the first measurement. The rule by which those of generated digits are
+judged has been changed since, see ``LATER_RULE`` of ``scripts.order_study.page``.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace

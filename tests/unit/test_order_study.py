@@ -24,7 +24,7 @@ from scripts.order_study.claims import (
     difference_of_numbers,
     sentence,
 )
-from scripts.order_study.page import page, sentences, verdicts
+from scripts.order_study.page import changed, page, sentences, verdicts
 from scripts.order_study.settings import (
     GUIDANCE,
     SAMPLING_SEEDS,
@@ -295,6 +295,26 @@ def test_sentences_and_tables_cover_every_comparison() -> None:
     shapes = list(comparisons.shapes(study))
     rows = [line for line in verdicts(shapes) if line.startswith("| linear")]
     assert rows == ["| linear less cosine | " + "+0.50, higher | " * 2 + "+0.50, higher |"] * 2
+
+
+def test_what_the_changed_rule_says_otherwise_is_told() -> None:
+    def planted(over_images: float) -> comparisons.Comparison:
+        return comparisons.Comparison(
+            subject="digits", first="A", second="B", passes=8, number=comparisons.FID,
+            difference=Difference(
+                value=0.16, over_trainings=0.02, over_images=over_images, trainings=3
+            ),
+        )  # fmt: skip
+
+    assert changed([planted(0.001)]) == ["It makes no difference here.", ""]
+    intro, _, line = changed([planted(0.001), planted(0.07)])
+    assert intro == "It makes a difference here:"
+    assert line == (
+        "- digits, A, compared with B, FID in 8 passes: *higher* by the first rule "
+        "(+0.160 ± 0.020), *not settled* by this one."
+    )
+    text = page(make_study(ALL), "a machine", ("quality",))
+    assert "was changed after some had been seen" in text
 
 
 def test_figures_show_the_numbers() -> None:
