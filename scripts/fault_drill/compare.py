@@ -1,6 +1,8 @@
 """What two runs of a program have left that should be the same."""
 
 import dataclasses
+import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,9 @@ from scripts.fault_drill.saves import is_temporary
 
 _CHECKPOINTS = "checkpoints"
 _TENSORBOARD = "tensorboard"  # names and times of its own in every run
+_LOG = "log.jsonl"
+# Numbers of a log that say how fast a run was, and not what it did.
+_TIMED = re.compile(r"seconds_per_step|images_per_second|share_|mfu|memory_gib")
 # torch writes the name of the folder and a random number into it.
 _METADATA = ".metadata"
 
@@ -63,4 +68,7 @@ def _content(path: Path) -> Any:
         manifest = read_json(path)
         del manifest["files"][_METADATA]
         return manifest
+    if path.name == _LOG:
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [{k: v for k, v in line.items() if not _TIMED.match(k)} for line in lines]
     return sha256_of_file(path)

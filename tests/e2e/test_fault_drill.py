@@ -97,6 +97,7 @@ def results(folder: Path) -> Path:
     for name in ("a.json", "sub/b.json", "tensorboard/events"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
+    (folder / "log.jsonl").write_text('{"step": 1, "loss": 2.0, "share_data": 0.1}\n')
     torch.manual_seed(0)
     module = torch.nn.Linear(3, 2)
     checkpoints = CheckpointFolder(
@@ -126,6 +127,16 @@ PLANTED: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "nothing": (lambda folder: None, []),
     "of no account": (lambda folder: (folder / "tensorboard" / "events").unlink(), []),
     "flipped": (lambda folder: _flip(folder / "sub" / "b.json"), ["sub/b.json differs"]),
+    "how fast it was": (
+        lambda folder: (folder / "log.jsonl").write_text(
+            '{"step": 1, "loss": 2.0, "share_data": 0.2, "seconds_per_step": 3.0}\n'
+        ),
+        [],
+    ),
+    "what it did": (
+        lambda folder: (folder / "log.jsonl").write_text('{"step": 1, "loss": 2.5}\n'),
+        ["log.jsonl differs"],
+    ),
     "missing": (lambda folder: (folder / "a.json").unlink(), ["a.json is missing"]),
     "more": (lambda folder: (folder / "c").touch(), ["c is there, unexpected"]),
     "a leftover": (
