@@ -181,6 +181,7 @@ def join_world(device_name: str | None = None) -> Iterator[World]:
     # them without waiting for the GPU.
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     with _losses_named(rank), contextlib.ExitStack() as stack:
+        _check_meeting_place()
         store, _, _ = next(rendezvous("env://", timeout=launcher.meeting_time()))
         limit = heartbeat.LIMIT_SECONDS
         stack.enter_context(heartbeat.watched_peers(store, rank, size, limit_seconds=limit))
@@ -193,6 +194,20 @@ def join_world(device_name: str | None = None) -> Iterator[World]:
         )
         stack.callback(dist.destroy_process_group)
         yield world
+
+
+def _check_meeting_place() -> None:
+    """Look whether torchrun is there before torch does, which tries again for minutes.
+
+    Raises:
+        DistNetworkError: it is not.
+    """
+    place = launcher.open_meeting_place()
+    if place is not None:
+        try:
+            socket.create_connection(place, launcher.meeting_time().total_seconds()).close()
+        except OSError as error:
+            raise dist.DistNetworkError(f"nobody answers at {place[0]}:{place[1]}") from error
 
 
 @contextlib.contextmanager

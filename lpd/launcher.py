@@ -34,11 +34,15 @@ def launcher_is_gone() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ and os.getppid() != _PARENT
 
 
-def meeting_time() -> datetime.timedelta:
-    """How long a process waits for the place where all of them meet.
+def open_meeting_place() -> tuple[str, int] | None:
+    """Host and port where the processes meet, if torchrun has opened it before it started this one:
+    where nobody listens there, torchrun was killed. None where rank 0 is to open it."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    return os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
 
-    torchrun has opened it before it starts a process: if it does not answer then, torchrun was
-    killed. Otherwise rank 0 opens it, which may take long to start.
-    """
-    is_open = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    return datetime.timedelta(minutes=1 if is_open else 10)
+
+def meeting_time() -> datetime.timedelta:
+    """How long a process waits for the place where all of them meet; rank 0, which may have to open
+    it, may take long to start."""
+    return datetime.timedelta(minutes=10 if open_meeting_place() is None else 1)

@@ -90,7 +90,7 @@ class TorchrunKilled(Fault):
     """torchrun alone is killed: its processes notice, save and stop."""
 
     name = "torchrun was killed"
-    # Processes that have just been started look for it that long.
+    # Where one waits for the other, its heartbeat's silence ends it.
     seconds = LIMIT_SECONDS + 30.0
 
     def happen(self, started: Started, draw: random.Random) -> bool:

@@ -98,6 +98,8 @@ class Started:
         signals = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         try:
+            if self.exit_code is None:  # at once: finding all of them takes longer than some saves
+                os.killpg(self.pid, signal.SIGKILL)
             while alive := self.alive():
                 for pid in alive:
                     send(pid, signal.SIGKILL)

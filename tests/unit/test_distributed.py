@@ -1,14 +1,16 @@
 """What the processes of a run agree on."""
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from lpd import distributed
-from lpd.distributed import World, alone_in
-from lpd.errors import InputError
+from lpd.distributed import World, alone_in, join_world
+from lpd.errors import InputError, LostProcessError
 from lpd.locks import only_user_of
 
 InThreads = Callable[[Callable[[World], object], int], list[Any]]
@@ -39,6 +41,22 @@ def test_a_folder_in_use_is_refused_by_all(tmp_path: Path, in_threads: InThreads
     with only_user_of(tmp_path, "another test"):
         for message in in_threads(work, 2):
             assert "a test is at work in" in message
+
+
+def test_an_orphan_does_not_wait_for_its_torchrun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch would try for minutes to reach what nobody listens to any more."""
+    with socket.socket() as gone:
+        gone.bind(("127.0.0.1", 0))
+        port = gone.getsockname()[1]
+    variables = {"RANK": "1", "WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for name, value in (variables | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}).items():
+        monkeypatch.setenv(name, value)
+    rendezvous = mock.Mock()
+    monkeypatch.setattr(distributed, "rendezvous", rendezvous)
+    told = rf"rank 1 lost its connection to torchrun \(nobody answers at 127\.0\.0\.1:{port}\)"
+    with pytest.raises(LostProcessError, match=told), join_world("cpu"):
+        raise AssertionError("it met somebody")
+    rendezvous.assert_not_called()
 
 
 def test_processes_leave_a_block_together(in_threads: InThreads) -> None:

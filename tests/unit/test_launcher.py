@@ -61,7 +61,11 @@ def test_torchrun_itself_can_be_gone(tmp_path: Path) -> None:
 
 
 def test_what_torchrun_has_opened_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "somewhere")
+    monkeypatch.setenv("MASTER_PORT", "29500")
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    assert launcher.open_meeting_place() == ("somewhere", 29500)
     assert launcher.meeting_time() == datetime.timedelta(minutes=1)
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    assert launcher.open_meeting_place() is None
     assert launcher.meeting_time() == datetime.timedelta(minutes=10)
