@@ -24,6 +24,7 @@ if not torch.cuda.is_available():
 
 from lpd.data.code_cache import UNREADABLE, CacheIndex, CacheWriter
 from lpd.distributed import World
+from lpd.evaluation.features import Classifier, ClassifierConfig
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
 from lpd.weights import save_pretrained
@@ -155,6 +156,18 @@ def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             vqgan.quant_conv.bias -= mean
     save_pretrained(folder, vqgan, config)
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_classifier() -> Callable[[], Classifier]:
+    """Makes random classifiers of images of 16 pixels into 3 classes."""
+    config = ClassifierConfig(
+        architecture="resnet10t",
+        num_classes=3,
+        image_size=16,
+        model_args={"channels": [4, 4, 8, 8], "stem_width": 4},
+    )
+    return functools.partial(Classifier, config)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ Marks are put into the device's queue of work, so that on a GPU a part's time is
 it spends waiting for the host counts to the part that it waits for.
 """
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -37,7 +38,7 @@ class StepClock:
         seconds = dict.fromkeys((DATA, FORWARD, BACKWARD, OPTIMIZER), 0.0)
         if self._laps:
             self._laps[-1][1].synchronize()
-        for (_, before), (part, after) in zip(self._laps, self._laps[1:], strict=False):
+        for (_, before), (part, after) in itertools.pairwise(self._laps):
             if part is not None:
                 seconds[part] += seconds_between(before, after)
         self._laps = self._laps[-1:]

@@ -18,10 +18,8 @@ from lpd.evaluation.setting import EvalConfig
 from lpd.evaluation.sweep import REFERENCE_NAME, run_evaluation
 from lpd.generation import ImageGenerator
 from lpd.models.lpd import LPD
-from lpd.orders.group_sizes import GroupSizeOptions
 from lpd.orders.plan import Grid
-from lpd.orders.registry import LOCALITY_NAME, OrderConfig
-from lpd.orders.request import PlanSource, SweepOptions
+from lpd.orders.request import OrderOptions, PlanSource, SweepOptions
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.training.checkpoint import Weights
 from lpd.training.config import TrainConfig
@@ -103,9 +101,9 @@ class SampleGrids:
 
 
 def _plans(config: TrainConfig, grid: Grid) -> PlanSource:
-    sizes = GroupSizeOptions().choose(grid[0] * grid[1], config.online.generation_steps)
-    order = OrderConfig(kind=LOCALITY_NAME, locality=config.orders.locality)
-    return PlanSource(order=order, grid=grid, group_sizes=sizes)
+    return OrderOptions(
+        generation_steps=config.online.generation_steps, locality=config.orders.locality
+    ).source(grid)
 
 
 def evaluate_online(

@@ -181,10 +181,10 @@ class Trainer:
                     self.checkpoints.wait()
                     return False
                 save_is_due = save_is_due or self._is_save_step()
-                if save_is_due:
-                    save_is_due = not self._save()
-                self._measure(log)
-                self.clock.lap(None)
+                if save_is_due or self.measuring.is_due(self.step):
+                    save_is_due = save_is_due and not self._save()
+                    self._measure(log)
+                    self.clock.lap(None)
             self._check_gradients(most_in_a_row=1)
             self._save()
             self.checkpoints.wait()

@@ -10,11 +10,10 @@ from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.likelihood import HeldOutCodes, spread_rows
 from lpd.models.lpd import LPD
-from lpd.orders.group_sizes import GroupSizes, make_group_sizes
-from lpd.orders.plan import Grid
+from lpd.orders.group_sizes import GroupSizes
 from lpd.orders.registry import OrderConfig
-from lpd.orders.request import PlanSource
-from lpd.training.config import TrainConfig, ValidationOptions
+from lpd.orders.request import PlanSource, SweepOptions
+from lpd.training.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,22 +106,13 @@ def make_validation(
             if len(share)
             for kind, weight in config.orders.mix.shares.items()
         ],
-        plans=_plans(options, order, grid),
+        plans=SweepOptions(
+            order=options.val_orders,
+            generation_steps=options.val_steps or _default_steps(cache.num_positions),
+            locality=config.orders.locality,
+        ).sources(grid),
     )
 
 
-def _plans(options: ValidationOptions, order: OrderConfig, grid: Grid) -> list[PlanSource]:
-    """Every order in every number of passes."""
-    num_positions = grid[0] * grid[1]
-    steps = options.val_steps or tuple(
-        dict.fromkeys(max(1, num_positions >> halvings) for halvings in (2, 3, 4))
-    )
-    return [
-        PlanSource(
-            order=replace(order, kind=name),
-            grid=grid,
-            group_sizes=make_group_sizes(num_positions, count),
-        )
-        for name in options.val_orders
-        for count in steps
-    ]
+def _default_steps(num_positions: int) -> tuple[int, ...]:
+    return tuple(max(1, num_positions >> halvings) for halvings in (2, 3, 4))

@@ -12,7 +12,6 @@ from PIL import Image
 from lpd.evaluation.chunks import ChunkMaker
 from lpd.evaluation.features import (
     Classifier,
-    ClassifierConfig,
     FeatureExtractor,
     load_feature_extractor,
 )
@@ -29,7 +28,11 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="session")
-def run_folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: LPD) -> Path:
+def run_folder(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_model: LPD,
+    make_classifier: Callable[[], Classifier],
+) -> Path:
     """A folder with model/, tokenizer/, classifier/ and data/train/CLASS/*.png."""
     root = tmp_path_factory.mktemp("run")
     save_pretrained(root / "model", tiny_model, tiny_model.config)
@@ -44,15 +47,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, tiny_model: LPD) -> Pat
         norm_groups=4,
     )
     save_pretrained(root / "tokenizer", VQGAN(tokenizer_config), tokenizer_config)
-    classifier = Classifier(
-        ClassifierConfig(
-            architecture="resnet10t",
-            num_classes=3,
-            image_size=16,
-            model_args={"channels": [4, 4, 8, 8], "stem_width": 4},
-        )
-    )
-    classifier.save(root / "classifier")
+    make_classifier().save(root / "classifier")
     generator = np.random.default_rng(0)
     for label in range(3):
         folder = root / "data" / "train" / str(label)

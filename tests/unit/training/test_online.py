@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,10 +16,9 @@ from lpd.data.code_cache import CacheIndex, CacheWriter
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.evaluation import reference
-from lpd.evaluation.features import Classifier, ClassifierConfig
+from lpd.evaluation.features import Classifier
 from lpd.evaluation.setting import EvalConfig
 from lpd.evaluation.sweep import run_evaluation
-from lpd.models.lpd import PRESETS
 from lpd.orders.request import SweepOptions
 from lpd.pipeline import LPDPipeline
 from lpd.sampling.config import SamplingConfig
@@ -27,11 +27,6 @@ from lpd.training import online
 from lpd.training.config import OnlineOptions, TrainConfig, ValidationOptions
 from lpd.training.setup import TrainingSetup
 from lpd.training.trainer import Trainer
-
-
-@pytest.fixture(autouse=True)
-def small_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PRESETS, "lpd_test", (2, 32, 2))
 
 
 @pytest.fixture
@@ -94,16 +89,10 @@ def test_no_pictures_where_none_are_wanted(config: TrainConfig) -> None:
 
 
 @pytest.fixture
-def with_evaluation(config: TrainConfig, tmp_path: Path) -> TrainConfig:
-    classifier = Classifier(
-        ClassifierConfig(
-            architecture="resnet10t",
-            num_classes=3,
-            image_size=16,
-            model_args={"channels": [4, 4, 8, 8], "stem_width": 4},
-        )
-    )
-    classifier.save(tmp_path / "classifier")
+def with_evaluation(
+    config: TrainConfig, tmp_path: Path, make_classifier: Callable[[], Classifier]
+) -> TrainConfig:
+    make_classifier().save(tmp_path / "classifier")
     options = dataclasses.replace(
         config.online,
         online_eval=True,

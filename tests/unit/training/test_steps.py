@@ -24,7 +24,7 @@ from lpd.training.trainer import Trainer
 
 
 @pytest.fixture(autouse=True)
-def small_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+def three_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(PRESETS, "lpd_test", (3, 32, 2))
 
 

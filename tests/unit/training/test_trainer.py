@@ -18,17 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lpd.distributed import World
 from lpd.errors import InputError
-from lpd.models.lpd import PRESETS
 from lpd.pretrained import load_model
 from lpd.training import state_files
 from lpd.training.config import TrainConfig
 from lpd.training.setup import TrainingSetup
 from lpd.training.trainer import Trainer
-
-
-@pytest.fixture(autouse=True)
-def small_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PRESETS, "lpd_test", (2, 32, 2))
 
 
 @pytest.fixture

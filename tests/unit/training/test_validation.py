@@ -17,17 +17,11 @@ from torch.nn.functional import cross_entropy
 
 from lpd.distributed import World
 from lpd.errors import InputError
-from lpd.models.lpd import PRESETS
 from lpd.orders.mixture import OrderMixOptions
 from lpd.pretrained import load_model
 from lpd.training.config import TrainConfig, ValidationOptions
 from lpd.training.setup import TrainingSetup
 from lpd.training.trainer import Trainer
-
-
-@pytest.fixture(autouse=True)
-def small_preset(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PRESETS, "lpd_test", (2, 32, 2))
 
 
 @pytest.fixture
