@@ -1,8 +1,8 @@
 """Kill caching, training and the making of orders at random moments, and compare the results.
 
 Each program is run once undisturbed, then again, killed many times and started by the same command
-each time. In the end every file that counts must be the same, byte for byte. Half of the kills wait
-until the program saves something. A training in two processes also loses one of them or torchrun,
+each time. In the end every file that counts must be the same, byte for byte. A kill waits until the
+program saves something while fewer than half of those before hit a save. A training in two processes also loses one of them or torchrun,
 is told to stop, and has a process that stands still.
 """
 
@@ -155,7 +155,7 @@ class Drill:
         """
         row = Row(name)
         started_at = time.monotonic()
-        left = deque(enumerate(to_happen))
+        left = deque(to_happen)
         for number in itertools.count(1):
             folder = self._folder / f"{name.partition(': ')[2] or 'killed'} {number}"
             while not self._is_done(folder, left, row):
@@ -169,12 +169,12 @@ class Drill:
         row.seconds = time.monotonic() - started_at
         return row
 
-    def _is_done(self, folder: Path, left: deque[tuple[int, Fault]], row: Row) -> bool:
+    def _is_done(self, folder: Path, left: deque[Fault], row: Row) -> bool:
         """Start the program, and have the next fault happen to it, if it is not done before.
 
         Args:
             folder: where its results go.
-            left: the faults that are to happen, with their numbers; that which does is taken out.
+            left: the faults that are to happen; that which does is taken out.
             row: what happens is added.
 
         Returns:
@@ -184,8 +184,8 @@ class Drill:
         happened = False
         with self._start(folder) as started:
             if left:
-                number, fault = left[0]
-                in_save = number % 2 == 1
+                fault = left[0]
+                in_save = 2 * row.in_saves <= row.kills  # some that are meant to be miss
                 moment = Moment(self._draw, self._run_seconds, self._lifetimes, in_save=in_save)
                 while not happened and started.exit_code is None:
                     time.sleep(POLL_SECONDS)
