@@ -20,13 +20,10 @@ def hash_files(files: Sequence[Path], world: World) -> list[str]:
     Raises:
         InputError: a process cannot read one of its files; raised on all of them.
     """
-    share: dict[int, str] = {}
-    error: InputError | None = None
-    try:
-        for number in world.shard(len(files)):
-            share[number] = sha256_of_file(files[number])
-    except OSError as refused:
-        error = InputError(f"cannot read {refused.filename}: {refused.strerror}")
-    world.agree(error)
+    with world.together():
+        try:
+            share = {number: sha256_of_file(files[number]) for number in world.shard(len(files))}
+        except OSError as refused:
+            raise InputError(f"cannot read {refused.filename}: {refused.strerror}") from refused
     hashes = {number: value for part in world.gather(share) for number, value in part.items()}
     return [hashes[number] for number in range(len(files))]

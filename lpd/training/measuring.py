@@ -1,5 +1,6 @@
 """What is measured of a model in training: when it is due, and once, also where a run stopped."""
 
+import re
 import shutil
 
 from torch import nn
@@ -60,7 +61,8 @@ class Measuring:
         """Remove the pictures and evaluations of later steps, which will be other ones."""
         if self._world.is_main:
             for path in (*self._samples.glob("step_*.png"), *self._evaluations.glob("step_*")):
-                if int(path.stem.removeprefix("step_")) > step:
+                match = re.fullmatch(r"step_(\d{8})", path.stem)  # what users put there stays
+                if match and int(match[1]) > step:
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
         self._world.barrier()
 

@@ -2,8 +2,8 @@
 
 Each program is run once undisturbed, then again, killed many times and started by the same command
 each time. In the end every file that counts must be the same, byte for byte. A kill waits until the
-program saves something while fewer than half of those before hit a save. A training in two processes also loses one of them or torchrun,
-is told to stop, and has a process that stands still.
+program saves something while fewer than half of those before hit a save. A training in two
+processes also loses one of them or torchrun, is told to stop, and has a process that stands still.
 """
 
 import itertools

@@ -159,11 +159,14 @@ def test_what_was_measured_of_other_weights_is_not_kept(with_evaluation: TrainCo
     config = with_evaluation
     train(config)
     picture = config.output_dir / "samples" / "step_00000006.png"
+    own = picture.with_name("step_i_like.png")
+    own.write_bytes(b"a user's")
     before = picture.read_bytes(), evaluations(config)
     for lost in ("model/training.json", "checkpoints/step_00000006/manifest.json"):
         (config.output_dir / lost).unlink()
     train(dataclasses.replace(config, lr=0.3, allow_change="lr"))
     assert picture.read_bytes() != before[0]
+    assert own.read_bytes() == b"a user's"
     after = evaluations(config)
     assert [line["step"] for line in after] == [3, 3, 6, 6]
     assert after[:2] == before[1][:2]
