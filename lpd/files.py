@@ -3,11 +3,13 @@
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import json
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from lpd.errors import InputError
 
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")  # safetensors shows the system's so
 _ROOM_ASKED_FOR = 1 << 20
+_BEGAN = time.time()
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}(\.\w+)?")
 """The names of files that are being written."""
@@ -28,7 +31,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The temporary file keeps ``path``'s suffix, which numpy and others look at. Parent folders are
     made. After an error, or Ctrl-C, nothing is left; what a killed process leaves is removed when
-    the file is written again.
+    a later one writes to the folder.
 
     Raises:
         InputError: the system refuses to write there: no rights, no room, a folder in the way.
@@ -36,7 +39,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(path)
+        _remove_leftovers(path.parent.absolute())
         with temporary.open("xb") as locked:
             try:
                 with contextlib.suppress(OSError):  # not every file system has locks
@@ -65,18 +68,20 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Remove temporary files that killed processes have left beside a file; one that is locked is
-    being written at this moment."""
-    name = re.compile(re.escape(f".{path.stem}.") + "[0-9a-f]{32}" + re.escape(path.suffix))
+@functools.cache  # once for a folder: there may be many files in it, and many to write
+def _remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that processes left in a folder which were killed before this one
+    began; one that is locked is being written at this moment."""
     found = []
-    with contextlib.suppress(OSError), os.scandir(path.parent) as entries:
-        found = [Path(entry.path) for entry in entries if name.fullmatch(entry.name)]
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        found = [Path(entry.path) for entry in entries if TEMPORARY.fullmatch(entry.name)]
     for each in found:
         # Another process may remove it first, or have it locked; or the file system has no locks.
         with contextlib.suppress(OSError), each.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            each.unlink()
+            # A younger one may be of a process that has not come to lock it.
+            if os.fstat(file.fileno()).st_mtime < _BEGAN:
+                each.unlink()
 
 
 def hidden_refusal(error: Exception, file: Path) -> OSError | None:

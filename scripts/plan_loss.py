@@ -83,7 +83,8 @@ def run(config: PlanLossConfig) -> None:
             }
         )
         if world.broadcast(_is_complete(config.output_file, origin) if world.is_main else None):
-            print(f"the losses are complete in {config.output_file}")
+            if world.is_main:
+                print(f"the losses are complete in {config.output_file}")
             return
         rows = spread_rows(cache, config.val_images)
         held_out = HeldOutCodes(cache, rows, world, batch_size=config.batch_size)

@@ -6,8 +6,10 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -43,27 +45,41 @@ def test_an_unserialisable_value_does_not_touch_the_file(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-def test_what_a_killed_process_leaves_is_removed_when_the_file_is_written(tmp_path: Path) -> None:
+def test_what_a_killed_process_leaves_is_removed_by_the_next(tmp_path: Path) -> None:
     path = tmp_path / "a.b" / "value.json"
     program = (
         "import os, signal, sys; from pathlib import Path; from lpd.files import atomic_path\n"
         "with atomic_path(Path(sys.argv[1])) as temporary:\n"
         "    temporary.write_text('half')\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    if sys.argv[2] == 'killed': os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", program, str(path)]
-    assert subprocess.run(command, env=environment, check=False).returncode == -signal.SIGKILL
+
+    def write(name: str, end: str) -> int:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", program, str(path.with_name(name)), end]
+        return subprocess.run(command, env=environment, check=False).returncode
+
+    assert write("value.json", "killed") == -signal.SIGKILL
     (left,) = path.parent.iterdir()
     assert TEMPORARY.fullmatch(left.name)
-    kept = [
-        left.with_name(name)
-        for name in (f".other.{'0' * 32}.json", f".value.{'0' * 32}.txt", ".value.json")
-    ]
-    for each in kept:
+    own = path.with_name(".value.json")
+    young = path.with_name(f".value.{'0' * 32}.json")
+    for each in (own, young):
         each.touch()
-    write_json(path, 1)
-    assert sorted(path.parent.iterdir()) == sorted([*kept, path])
+    later = time.time() + 3600
+    os.utime(young, (later, later))  # of a process that began after the next
+    assert write("other.json", "whole") == 0  # whichever file it writes
+    assert sorted(path.parent.iterdir()) == sorted([own, young, path.with_name("other.json")])
+
+
+def test_a_folder_of_many_files_is_looked_through_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = mock.Mock(side_effect=os.scandir)
+    monkeypatch.setattr(os, "scandir", scandir)
+    for number in range(20):
+        write_json(tmp_path / f"{number}.json", number)
+    assert scandir.call_count == 1
 
 
 def test_what_is_being_written_is_no_leftover(tmp_path: Path) -> None:
