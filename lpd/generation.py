@@ -29,7 +29,7 @@ from lpd.sampling.execution import AUTO
 from lpd.sampling.graphs import CudaRecorder, GraphRunner
 from lpd.sampling.precision import bf16_pays
 from lpd.sampling.sampler import DecodeInputs, Sampler
-from lpd.tokenizer.vq_tokenizer import PixelDecoder, VQTokenizer
+from lpd.tokenizer.vq_tokenizer import FLOAT32, PixelDecoder, VQTokenizer
 
 Item = TypeVar("Item")
 Labels = Sequence[Any] | npt.NDArray[np.integer]
@@ -44,6 +44,9 @@ class Generated:
     """(B, N) int64, in raster order."""
     images: Tensor
     """(B, 3, H, W) uint8."""
+    finite: Tensor
+    """(B,) whether the numbers that an image was drawn by are finite; one that is not is no image
+    of the model's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,7 @@ class ImageGenerator:
         bf16: bool | None = False,
         backend: str = AUTO,
         cuda_graphs: bool = True,
+        rounding: str = FLOAT32,
     ) -> None:
         """Args:
             model: the transformer, in evaluation mode. With bf16 its linear layers are cast, but
@@ -78,6 +82,7 @@ class ImageGenerator:
                 measured (:mod:`lpd.sampling.precision`).
             backend: how the blocks of a pass are run, see :mod:`lpd.sampling.execution`.
             cuda_graphs: on CUDA, generate by captured graphs.
+            rounding: how pixels are made, see :func:`lpd.tokenizer.vq_tokenizer.to_pixels`.
 
         Raises:
             InputError: the tokenizer's codebook is not the model's vocabulary.
@@ -104,7 +109,9 @@ class ImageGenerator:
         """The backend in use."""
         way = TABLE[self.backend]
         self._sampler = Sampler(model, batch_size, model.stack(dtype, way.stack), way.choose)
-        self._to_pixels = tokenizer.pixel_decoder(bf16=bf16, fused=self.backend == "fused")
+        self._to_pixels = tokenizer.pixel_decoder(
+            bf16=bf16, fused=self.backend == "fused", rounding=rounding
+        )
         self._work = _whole_generation(self._sampler, self._to_pixels, self.grid)
         self._is_compiled = False
         self.graphs: GraphRunner | None = None
@@ -199,11 +206,11 @@ class ImageGenerator:
         On CUDA it returns before the work is done.
         """
         if self.graphs is not None:
-            codes, images = self.graphs(inputs)
+            codes, images, finite = self.graphs(inputs)
         else:
-            codes = self._sampler.decode(inputs)
-            images = self.pixels(codes)
-        return Generated(codes=codes, images=images)
+            decoded = self._sampler.decode(inputs)
+            codes, images, finite = decoded.codes, self.pixels(decoded.codes), decoded.finite
+        return Generated(codes=codes, images=images, finite=finite)
 
     def generate(
         self,
@@ -305,17 +312,17 @@ class ImageGenerator:
 
 def _whole_generation(
     sampler: Sampler, decode: PixelDecoder, grid: tuple[int, int]
-) -> Callable[[DecodeInputs], tuple[Tensor, Tensor]]:
+) -> Callable[[DecodeInputs], tuple[Tensor, Tensor, Tensor]]:
     """All of a batch's work, as a graph captures it.
 
     A function of the parts and not of the generator: held by the generator, it would keep that, and
     a GPU's memory with it, until garbage is collected.
     """
 
-    def work(inputs: DecodeInputs) -> tuple[Tensor, Tensor]:
+    def work(inputs: DecodeInputs) -> tuple[Tensor, Tensor, Tensor]:
         # The sampler's own cache may be replaced by a larger one, and a graph would not know.
-        codes = sampler.decode(inputs, sampler.make_cache(inputs))
-        return codes, decode(codes, grid)
+        decoded = sampler.decode(inputs, sampler.make_cache(inputs))
+        return decoded.codes, decode(decoded.codes, grid), decoded.finite
 
     return work
 

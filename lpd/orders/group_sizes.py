@@ -66,6 +66,14 @@ class GroupSizeOptions:
         return make_group_sizes(num_positions, generation_steps, self.group_size_schedule)
 
 
+def find_schedule(group_sizes: GroupSizes) -> str | None:
+    """The name of the first schedule that gives these sizes; None where none does."""
+    for shape in CUMULATIVE_SHARES:
+        if make_group_sizes(sum(group_sizes), len(group_sizes), shape) == group_sizes:
+            return shape
+    return None
+
+
 def make_group_sizes(num_positions: int, num_groups: int, shape: str = "cosine") -> GroupSizes:
     """The schedule of ``num_groups`` passes over ``num_positions`` positions.
 

@@ -62,6 +62,19 @@ class DecodedPass:
     """(B, g) raster positions."""
     tokens: Tensor
     """(B, g) codes."""
+    finite: Tensor | None
+    """(B,) whether all logits are finite, for the last pass."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """What all passes have decoded."""
+
+    codes: Tensor
+    """(B, N) in raster order, int64."""
+    finite: Tensor
+    """(B,) whether the last pass's logits are finite. Whatever breaks in an earlier pass is in the
+    KV cache, and every later row sees it."""
 
 
 class Sampler:
@@ -114,7 +127,7 @@ class Sampler:
         Raises:
             InputError: as :meth:`upload`.
         """
-        return self.decode(self.upload(condition, plan, uniforms, config, known_codes))
+        return self.decode(self.upload(condition, plan, uniforms, config, known_codes)).codes
 
     def upload(
         self,
@@ -153,20 +166,20 @@ class Sampler:
         )
 
     @torch.inference_mode()
-    def decode(self, inputs: DecodeInputs, cache: KVCache | None = None) -> Tensor:
+    def decode(self, inputs: DecodeInputs, cache: KVCache | None = None) -> Decoded:
         """All passes.
 
         Args:
             inputs: what :meth:`upload` gave.
             cache: as :meth:`passes`.
-
-        Returns:
-            (B, N) codes in raster order, int64.
         """
-        codes = inputs.codes
+        codes, finite = inputs.codes, None
         for each in self.passes(inputs, cache):
             codes = codes.scatter(1, each.positions, each.tokens)
-        return codes
+            finite = each.finite
+        if finite is None:  # nothing was to be decoded
+            finite = torch.ones(len(inputs), dtype=torch.bool, device=codes.device)
+        return Decoded(codes=codes, finite=finite)
 
     def make_cache(self, inputs: DecodeInputs) -> KVCache:
         """A KV cache for decoding these."""
@@ -211,8 +224,12 @@ class Sampler:
             tokens = self.choose(
                 logits, scales, inputs.uniforms[:, places], inputs.config
             )  # (B, g)
-            yield DecodedPass(positions=positions, tokens=tokens)
             start += size
+            finite = None
+            if start == end:
+                finite = logits.isfinite().view(-1, num_images, size * logits.shape[-1])
+                finite = finite.all(dim=2).all(dim=0)  # (B,)
+            yield DecodedPass(positions=positions, tokens=tokens, finite=finite)
             if start < end:  # the last group is nobody's context
                 context = model.token_context(tokens, positions)[None]  # (1, B, g, D)
 

@@ -106,7 +106,7 @@ def make_validation(
             if len(share)
             for kind, weight in config.orders.mix.shares.items()
         ],
-        plans=SweepOptions(
+        plans=SweepOptions.of(
             order=options.val_orders,
             generation_steps=options.val_steps or _default_steps(cache.num_positions),
             locality=config.orders.locality,
