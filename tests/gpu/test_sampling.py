@@ -145,7 +145,7 @@ def test_the_decoding_loop_does_not_wait_for_the_device(
     expected = sampler(labels, plan, uniforms, config)  # warm: libraries are set up
     uploaded = sampler.upload(labels, plan, uniforms, config)
     with host_syncs_allowed(allowed=False):
-        codes = sampler.decode(uploaded)
+        codes = sampler.decode(uploaded).codes
     assert torch.equal(codes, expected)
 
 
