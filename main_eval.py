@@ -21,7 +21,7 @@ MODES = (
         flag="plan_loss",
         config=PlanLossConfig,
         description="Measure what plans of decoding cost on held-out codes, without sampling.",
-        run="lpd.evaluation.plan_losses:run_plan_loss",
+        run="lpd.evaluation.plan_loss:run_plan_loss",
     ),
 )
 """What the program does: each takes its configuration, which names a device, and the world."""

@@ -104,7 +104,12 @@ def run_plan_loss(config: PlanLossConfig, world: World) -> None:
             losses of something else; before any work.
     """
     cache = open_cache(config.cached_path)
-    model = load_model(config.pretrained_ckpt, world.device, preset=config.model)
+    model = load_model(
+        config.pretrained_ckpt,
+        world.device,
+        preset=config.model,
+        img_size=None if config.model is None else cache.image_size,  # a preset has none
+    )
     _check_fits(cache, model)
     sources = config.decoding.sources(model.config.grid)
     rows = spread_rows(cache, config.num_images)

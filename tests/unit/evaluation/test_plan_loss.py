@@ -10,13 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import main_eval
+from lpd import pretrained
 from lpd.data.published_cache import open_cache
 from lpd.distributed import World
 from lpd.evaluation import plan_loss_report as report
+from lpd.evaluation.plan_loss import PLANS_FOLDER, read_losses
 from lpd.evaluation.plan_loss_config import MeasuredPlans
-from lpd.evaluation.plan_losses import PLANS_FOLDER, read_losses
 from lpd.files import read_json
 from lpd.likelihood import HeldOutCodes, PlanLoss, spread_rows
 from lpd.models.lpd import LPD, LPDConfig
@@ -287,6 +289,26 @@ def test_codes_of_another_kind_are_refused(
         call(FLAGS)
     assert ended.value.code == 2
     assert words in said()
+
+
+def test_a_preset_is_for_the_images_of_the_codes(
+    tiny_model: LPD, small_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of published weights, which do not say for which images they are."""
+    made = []
+
+    def make(name: str, *, img_size: int) -> LPDConfig:
+        made.append((name, img_size))
+        return tiny_model.config
+
+    monkeypatch.setattr(pretrained, "config_of_preset", make)
+    torch.save(tiny_model.state_dict(), tmp_path / "weights.pth")
+    flags = ["--plan_loss", "--model", "lpd_l", "--pretrained_ckpt", f"{tmp_path / 'weights.pth'}"]
+    flags += ["--cached_path", str(small_cache), "--output_dir", str(tmp_path), "--device", "cpu"]
+    flags += ["--order", "raster", "--generation_steps", "1", "--num_images", "2"]
+    monkeypatch.setattr(sys, "argv", ["main_eval.py", *flags])
+    main_eval.main()
+    assert made == [("lpd_l", 16)]
 
 
 @pytest.mark.parametrize(
