@@ -129,7 +129,10 @@ def run_plan_loss(config: PlanLossConfig, world: World) -> None:
     numbers = {id(source): number for number, source in enumerate(sources)}
     jobs = world.broadcast([(numbers[id(each.source)], each.one_at_a_time) for each in missing])
     with progress(
-        total=len(jobs) * len(rows), desc="plan losses", unit="image", disable=not world.is_main
+        total=len(jobs) * len(rows),
+        desc="plan losses",
+        unit="image",
+        disable=not (world.is_main and jobs),
     ) as bar:
         for done, (number, one_at_a_time) in enumerate(jobs):
             loss = held_out.plan_loss(
