@@ -20,6 +20,7 @@ from lpd import cli
 from lpd.data.images import index_images, read_image
 from lpd.data.transforms import image_to_pixels, normalize_
 from lpd.evaluation.chunks import read_codes
+from lpd.evaluation.plan_loss_report import LOSSES_NAME
 from lpd.evaluation.report import RESULTS_NAME, read_results
 from lpd.files import read_json, write_json
 from lpd.generation import ImageGenerator
@@ -89,7 +90,9 @@ class Quickstart:
         self.other_orders = {order: numbers[order] for order in OTHER_ORDERS}
         self.classifier = read_json(folder / "classifier" / "accuracy.json")
         self.tokenizer_training = read_json(folder / "tokenizer" / "training.json")
-        self.plan_losses = read_json(folder / PLAN_LOSSES_NAME)
+        self.plan_losses = read_json(folder / PLAN_LOSSES_NAME / LOSSES_NAME)["plans"]
+        for each in self.plan_losses:  # of which its own folder tells
+            del each["by_pass"]
         self._log = [
             json.loads(line) for line in (folder / "lpd" / "log.jsonl").read_text().splitlines()
         ]
@@ -229,7 +232,7 @@ def make_pictures(quickstart: Quickstart) -> dict[str, bytes]:
         "quality": figures.figure_bytes(
             figures.quality_curves(quickstart.orders, quickstart.other_orders, METRICS)
         ),
-        "plan_losses": figures.figure_bytes(figures.plan_losses(quickstart.plan_losses["orders"])),
+        "plan_losses": figures.figure_bytes(figures.plan_losses(quickstart.plan_losses)),
         "losses": figures.figure_bytes(figures.loss_curves(curves, held_out)),
     }
 
@@ -264,7 +267,7 @@ def page_texts(quickstart: Quickstart) -> dict[str, str]:
         ),
         "quality_table": quality_table(quickstart.orders),
         "plan_losses_caption": (
-            f"{quickstart.plan_losses['images']} held-out digits. Right: the same digits in two "
+            f"{quickstart.plan_losses[0]['images']} held-out digits. Right: the same digits in two "
             "orders, with two standard errors over the digits; they say nothing of how another "
             f"training would come out. The model was trained on the orders {ORDER_MIX}."
         ),
