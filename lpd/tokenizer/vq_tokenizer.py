@@ -38,7 +38,7 @@ class PixelDecoder:
     it launches depends on shapes only, so that a CUDA graph can hold it.
     """
 
-    def __init__(self, vqgan: VQGAN, *, bf16: bool, fused: bool, rounding: str) -> None:
+    def __init__(self, vqgan: VQGAN, *, bf16: bool, fused: bool, rounding: str = FLOAT32) -> None:
         """See :meth:`VQTokenizer.pixel_decoder`."""
         # The published code decodes in the dtype of the passes, and rounds in it.
         self._rounding_dtype = torch.bfloat16 if bf16 and rounding == PUBLISHED else torch.float32
