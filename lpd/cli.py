@@ -7,20 +7,42 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import tyro
 
 from lpd.errors import InputError, LostProcessError
 from lpd.files import printable
-from lpd.options import flatten
+from lpd.options import flatten, parameters
 from lpd.progress import end_open_bars
 
 ConfigT = TypeVar("ConfigT")
 
 _DRY_RUN = ("--dry_run", "--dry-run")
+_HELP = {"-h", "--help"}
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mode:
+    """One of the things that a program does."""
+
+    config: type[Any]
+    """Its configuration, of a module that imports no torch."""
+    description: str
+    """What it does: a sentence."""
+    run: str
+    """What does it: ``MODULE:FUNCTION``, so that naming it imports nothing."""
+    flag: str | None = None
+    """The name of the flag that chooses it; None for what is done without any such flag. A field
+    of the configuration by that name has the flag's values; without one the flag is a switch."""
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether its flag has no values."""
+        return self.flag not in {each.name for each in parameters(self.config)}
 
 
 def parse(config_class: type[ConfigT], description: str) -> ConfigT:
@@ -32,17 +54,66 @@ def parse(config_class: type[ConfigT], description: str) -> ConfigT:
 
     Configurations stand in modules that import no torch, so that this takes no seconds.
     """
+    return _parse(config_class, description, sys.argv[1:], _program())
+
+
+def parse_mode(modes: Sequence[Mode]) -> tuple[Mode, Any]:
+    """Read which of its modes a program is asked for, and that mode's configuration.
+
+    Everything is as with :func:`parse`; more than one mode's flag is a mistake too. The help of the
+    mode without a flag names the others.
+
+    Args:
+        modes: all of them, one without a flag.
+    """
+    (default,) = (mode for mode in modes if mode.flag is None)
+    others = [mode for mode in modes if mode is not default]
+    arguments, program = sys.argv[1:], _program()
+    asked = [mode for mode in others if any(_is_flag(each, mode.flag) for each in arguments)]
+    if len(asked) > 1:
+        flags = " and ".join(f"--{mode.flag}" for mode in asked)
+        _say(f"error: {flags} are different things to do: leave all but one out")
+        sys.exit(2)
+    if not asked:
+        helps = [f"\n  {program} --{mode.flag} --help\n      {mode.description}" for mode in others]
+        more = "\n\nWhat else it does, with flags of its own:" if others else ""
+        text = more + "".join(helps)
+        return default, _parse(default.config, default.description, arguments, program, more=text)
+    (mode,) = asked
+    if mode.is_switch:
+        arguments = [each for each in arguments if "=" in each or not _is_flag(each, mode.flag)]
+    return mode, _parse(mode.config, mode.description, arguments, f"{program} --{mode.flag}")
+
+
+def _is_flag(argument: str, name: str | None) -> bool:
+    """Whether an argument is a flag of a name, with underscores or hyphens, and maybe a value."""
+    flag, _, _ = argument.partition("=")
+    return flag.startswith("--") and flag[2:].replace("-", "_") == name
+
+
+def _parse(
+    config_class: type[ConfigT],
+    description: str,
+    arguments: Sequence[str],
+    program: str,
+    *,
+    more: str = "",
+) -> ConfigT:
     # Whoever reads what is printed may stop early, as `head` does: that is no mistake.
     before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
-        arguments = [argument for argument in sys.argv[1:] if argument not in _DRY_RUN]
+        is_dry_run = any(argument in _DRY_RUN for argument in arguments)
+        arguments = [argument for argument in arguments if argument not in _DRY_RUN]
+        if _HELP & set(arguments):  # whatever else is missing or wrong
+            arguments = ["--help"]
         config = tyro.cli(
             config_class,
+            prog=program,
             args=arguments,
-            description=f"{description} --dry_run prints the resolved configuration.",
+            description=f"{description} --dry_run prints the resolved configuration.{more}",
             use_underscores=True,
         )
-        if len(arguments) < len(sys.argv) - 1:
+        if is_dry_run:
             resolved = getattr(config, "resolved", None)
             print(json.dumps(resolved() if resolved else flatten(config), indent=2, default=str))
             sys.exit(0)
@@ -95,5 +166,8 @@ def warn(line: str) -> None:
 
 
 def _say(line: str) -> None:
-    program = os.path.basename(sys.argv[0])  # noqa: PTH119
-    sys.stderr.write(f"{program}: {line}\n")
+    sys.stderr.write(f"{_program()}: {line}\n")
+
+
+def _program() -> str:
+    return os.path.basename(sys.argv[0])  # noqa: PTH119

@@ -142,7 +142,7 @@ def plan_losses(orders: dict[str, dict[str, dict[str, float]]]) -> Figure:
     order.
 
     Args:
-        orders: per order and number of passes what ``scripts/plan_loss.py`` writes.
+        orders: per order and number of passes what ``main_eval.py --plan_loss`` writes.
     """
     styles = styles_of(orders)
     first, *_ = orders

@@ -20,6 +20,7 @@ from lpd import cli
 from lpd.data.images import index_images, read_image
 from lpd.data.transforms import image_to_pixels, normalize_
 from lpd.evaluation.chunks import Chunk
+from lpd.evaluation.plan_losses import LOSSES_NAME
 from lpd.evaluation.report import RESULTS_NAME
 from lpd.files import read_json, write_json
 from lpd.generation import ImageGenerator
@@ -89,7 +90,7 @@ class Quickstart:
         self.other_orders = {order: numbers[order] for order in OTHER_ORDERS}
         self.classifier = read_json(folder / "classifier" / "accuracy.json")
         self.tokenizer_training = read_json(folder / "tokenizer" / "training.json")
-        self.plan_losses = read_json(folder / PLAN_LOSSES_NAME)
+        self.plan_losses = read_json(folder / PLAN_LOSSES_NAME / LOSSES_NAME)
         self._log = [
             json.loads(line) for line in (folder / "lpd" / "log.jsonl").read_text().splitlines()
         ]

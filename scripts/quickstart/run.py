@@ -28,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # glibc otherwise returns large blocks to the system and faults them in again at every step.
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 
-PLAN_LOSSES_NAME = "plan_losses.json"
+PLAN_LOSSES_NAME = "plan_losses"  # a folder
 SHOWN_STEPS = 16  # the number of passes whose orders are pre-generated and drawn
 GRID = (8, 8)  # of codes
 # The published threshold of repulsion keeps cells of 16 x 16 apart.
@@ -109,10 +109,10 @@ def commands(config: QuickstartConfig) -> dict[str, tuple[str, ...]]:
             *("--val_cached_path", held_out, "--eval_freq", 6, "--val_steps", SHOWN_STEPS),
         ),
         "losses of plans": (
-            *("scripts/plan_loss.py", "--pretrained_ckpt", training / "model"),
-            *("--val_cached_path", held_out, *repulsion, "--order", *MEASURED_ORDERS),
+            *("main_eval.py", "--plan_loss", "--pretrained_ckpt", training / "model"),
+            *("--cached_path", held_out, *repulsion, "--order", *MEASURED_ORDERS),
             *("--generation_steps", SHOWN_STEPS, *config.generation_steps),
-            *("--output_file", out / PLAN_LOSSES_NAME),
+            *("--output_dir", out / PLAN_LOSSES_NAME),
         ),
         "orders": (
             *("orders/run_lpd_order.py", "--img_size", 32, "--stride", 4),

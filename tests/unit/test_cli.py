@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +104,125 @@ def test_help_names_the_flags_as_published(
     text = capsys.readouterr().out
     assert "--img_size" in text
     assert "--dry_run" in text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """A configuration that has its mode's flag as a field."""
+
+    samples: tuple[Path, Path]
+    """What is scored, and with what."""
+    seed: int = 0
+    """Seed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """A configuration of a mode whose flag is a switch."""
+
+    seed: int = 0
+    """Seed."""
+
+
+MODES = (
+    cli.Mode(config=Config, description="Does things.", run="m:things"),
+    cli.Mode(flag="samples", config=Scoring, description="Scores them.", run="m:score"),
+    cli.Mode(flag="list_all", config=Listing, description="Lists them.", run="m:list"),
+)
+SCORING = Scoring(samples=(Path("x"), Path("y")), seed=3)
+
+
+def parse_mode(monkeypatch: pytest.MonkeyPatch, *flags: str) -> tuple[cli.Mode, object]:
+    monkeypatch.setattr(sys, "argv", ["/some/where/main.py", *flags])
+    return cli.parse_mode(MODES)
+
+
+@pytest.mark.parametrize(
+    ("flags", "number", "config"),
+    [
+        (("--output_dir", "x"), 0, Config(output_dir=Path("x"))),
+        # What a flag takes, and what only looks like another mode's flag, chooses nothing.
+        (("--output_dir", "samples"), 0, Config(output_dir=Path("samples"))),
+        (("--samples", "x", "y", "--seed", "3"), 1, SCORING),
+        (("--seed=3", "--samples", "x", "y"), 1, SCORING),
+        (("--seed", "3", "--list_all"), 2, Listing(seed=3)),
+        (("--list-all", "--seed", "3"), 2, Listing(seed=3)),
+    ],
+)
+def test_a_flag_chooses_the_mode(
+    monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], number: int, config: object
+) -> None:
+    assert parse_mode(monkeypatch, *flags) == (MODES[number], config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """A configuration whose mode's flag takes one value."""
+
+    in_folder: Path
+    """Folder."""
+
+
+@pytest.mark.parametrize("flag", ["--in_folder=a", "--in-folder=a"])
+def test_the_flag_of_a_mode_may_have_its_value_after_a_sign(
+    monkeypatch: pytest.MonkeyPatch, flag: str
+) -> None:
+    mode = cli.Mode(flag="in_folder", config=Folder, description="Reads it.", run="m:read")
+    monkeypatch.setattr(sys, "argv", ["main.py", flag])
+    assert cli.parse_mode((MODES[0], mode)) == (mode, Folder(in_folder=Path("a")))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--list_all", "--samples", "x", "y"), "main.py: error: --samples and --list_all are"),
+        (("--list-all", "--samples=x"), "main.py: error: --samples and --list_all are different"),
+        (("--list_all", "--output_dir", "x"), "main.py --list_all --help"),  # of another mode
+        (("--list_all=1",), "--list_all=1"),
+        (("--samples", "x"), "--samples"),
+    ],
+)
+def test_mistakes_with_modes_end_with_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch,
+    said: Callable[[], str],
+    flags: tuple[str, ...],
+    words: str,
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        parse_mode(monkeypatch, *flags)
+    assert exit_.value.code == 2
+    assert words in said()
+
+
+def test_every_mode_has_its_help_and_the_first_ones_lists_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = []
+    for flags in (("--help",), ("--samples", "--help"), ("--list_all", "-h")):
+        with pytest.raises(SystemExit) as exit_:
+            parse_mode(monkeypatch, *flags)
+        assert exit_.value.code == 0
+        texts.append(capsys.readouterr().out)
+    for flag, text in (("--samples", "Scores them."), ("--list_all", "Lists them.")):
+        assert f"main.py {flag} --help\n      {text}" in texts[0]
+    assert "--output_dir" in texts[0]
+    for text, own in zip(texts[1:], ("Scores them.", "Lists them."), strict=True):
+        assert own in text
+        assert "--seed" in text
+        assert "--output_dir" not in text
+
+
+def test_every_mode_has_a_dry_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for flags, expected in (
+        (("--samples", "x", "y"), {"samples": ["x", "y"], "seed": 0}),
+        (("--list-all",), {"seed": 0}),
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            parse_mode(monkeypatch, *flags, "--dry_run")
+        assert exit_.value.code == 0
+        assert json.loads(capsys.readouterr().out) == expected
 
 
 def test_what_a_user_can_mend_ends_a_command_with_one_line(

@@ -1,7 +1,10 @@
 """main_eval.py as users start it: alone, in two processes, with wrong flags."""
 
+import dataclasses
+import inspect
 import json
 import os
+import pkgutil
 import runpy
 import signal
 import subprocess
@@ -9,6 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import main_eval
+from lpd.distributed import World
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -105,18 +111,29 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert not Path("out").exists()
 
 
+def test_every_mode_is_there_and_takes_its_configuration():
+    assert len({mode.flag for mode in main_eval.MODES}) == len(main_eval.MODES)
+    for mode in main_eval.MODES:
+        config, world = inspect.signature(pkgutil.resolve_name(mode.run)).parameters.values()
+        assert config.annotation is mode.config
+        assert world.annotation is World
+        assert "device" in {field.name for field in dataclasses.fields(mode.config)}
+
+
 def test_flags_are_those_of_published_command_lines_and_need_no_torch():
-    """One process asks for the resolved flags and for help, and then says what it imported."""
+    """One process asks for the resolved flags and for every mode's help, and then says what it
+    imported."""
     program = """
 import contextlib, io, json, runpy, sys
 outputs = []
-for last in ("--dry_run", "--help"):
-    sys.argv = ["main_eval.py", *{flags}, last]
+others = {modes}
+for arguments in ([*{flags}, "--dry_run"], ["--help"], *([each, "--help"] for each in others)):
+    sys.argv = ["main_eval.py", *arguments]
     with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.suppress(SystemExit):
         runpy.run_path("main_eval.py", run_name="__main__")
     outputs.append(output.getvalue())
 heavy = sorted({{"torch", "torchvision", "timm", "scipy", "torch_fidelity"}} & sys.modules.keys())
-print(json.dumps([json.loads(outputs[0]), outputs[1], heavy]))
+print(json.dumps([json.loads(outputs[0]), outputs[1], outputs[2:], heavy]))
 """
     flags = [
         *("--pretrained_ckpt", "m", "--vqgan_path", "t", "--output_dir", "o", "--evaluate"),
@@ -124,8 +141,9 @@ print(json.dumps([json.loads(outputs[0]), outputs[1], heavy]))
         *("--group_sizes", "1x4 2x6", "--lpd_order_file", "f.npz", "--repulsion_threshold", "3"),
         *("--no-bf16", "--proximity-threshold", "0.5", "--top_k", "5", "--save_npz"),
     ]
+    modes = [f"--{mode.flag}" for mode in main_eval.MODES if mode.flag]
     result = subprocess.run(
-        [sys.executable, "-c", program.format(flags=flags)],
+        [sys.executable, "-c", program.format(flags=flags, modes=modes)],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -133,7 +151,7 @@ print(json.dumps([json.loads(outputs[0]), outputs[1], heavy]))
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    options, help_text, heavy = json.loads(result.stdout)
+    options, help_text, other_texts, heavy = json.loads(result.stdout)
     assert heavy == []
     given = {
         "pretrained_ckpt": "m", "vqgan_path": "t", "output_dir": "o", "evaluate": True,
@@ -152,3 +170,6 @@ print(json.dumps([json.loads(outputs[0]), outputs[1], heavy]))
     assert options == given | others
     for name in options:
         assert f"--{name}" in help_text or f"--no-{name}" in help_text, name
+    for mode, text in zip(modes, other_texts, strict=True):
+        assert f"main_eval.py {mode} --help" in help_text
+        assert text.startswith(f"usage: main_eval.py {mode}")

@@ -1,4 +1,4 @@
-"""scripts/plan_loss.py: its numbers are those of lpd.likelihood, kept, and refused to others."""
+"""main_eval.py --plan_loss: its numbers are those of lpd.likelihood, kept, and not others."""
 
 import sys
 from collections.abc import Callable
@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import main_eval
 from lpd.data.published_cache import open_cache
 from lpd.distributed import World
+from lpd.evaluation.plan_losses import LOSSES_NAME
 from lpd.files import read_json
 from lpd.likelihood import HeldOutCodes, PlanLoss, spread_rows
 from lpd.models.lpd import LPD
@@ -17,7 +19,6 @@ from lpd.orders.locality import LocalityConfig
 from lpd.orders.registry import OrderConfig
 from lpd.orders.request import PlanSource
 from lpd.weights import save_pretrained
-from scripts import plan_loss
 
 
 @pytest.fixture
@@ -34,17 +35,16 @@ def call(
     """Calls the program with further flags; gives the file."""
 
     def call(flags: str) -> Path:
-        file = tmp_path / "losses.json"
-        arguments = ["--pretrained_ckpt", str(model), "--val_cached_path", str(small_cache)]
-        arguments += ["--output_file", str(file), "--device", "cpu", *flags.split()]
-        monkeypatch.setattr(sys, "argv", ["plan_loss.py", *arguments])
-        plan_loss.main()
-        return file
+        arguments = ["--plan_loss", "--pretrained_ckpt", str(model), "--device", "cpu"]
+        arguments += ["--cached_path", str(small_cache), "--output_dir", str(tmp_path / "losses")]
+        monkeypatch.setattr(sys, "argv", ["main_eval.py", *arguments, *flags.split()])
+        main_eval.main()
+        return tmp_path / "losses" / LOSSES_NAME
 
     return call
 
 
-FLAGS = "--order random lpd --generation_steps 16 4 --repulsion_threshold 0 --val_images 9 --seed 3"
+FLAGS = "--order random lpd --generation_steps 16 4 --repulsion_threshold 0 --num_images 9 --seed 3"
 
 
 def test_losses_are_those_of_the_plans_asked_for(
@@ -112,9 +112,8 @@ def test_losses_of_others_are_not_taken_for_ones_own(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        ("--val_images 0", "val_images must be at least 1, got 0"),
-        ("--batch_size 0", "batch_size must be at least 1, got 0"),
-        ("--output_file a.csv", "the losses go into a .json file"),
+        ("--num_images 0", "num_images must be at least 1, got 0"),
+        ("--eval_bsz 0", "eval_bsz must be at least 1, got 0"),
         ("--seed -1", "seed must be from 0"),
         ("--order spiral", "unknown order 'spiral'"),
     ],
