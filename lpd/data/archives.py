@@ -101,10 +101,13 @@ class ImageArchive(Dataset[LoadedImage]):
         Raises:
             InputError: they are damaged.
         """
-        with _named_errors(self.path), zipfile.ZipFile(self.path) as archive:
-            with archive.open(f"{IMAGES_KEY}.npy") as content:
-                while content.read(_BYTES_AT_A_TIME):
-                    pass
+        with (
+            _named_errors(self.path),
+            zipfile.ZipFile(self.path) as archive,
+            archive.open(f"{IMAGES_KEY}.npy") as content,
+        ):
+            while content.read(_BYTES_AT_A_TIME):
+                pass
 
     def labels(self) -> npt.NDArray[np.int64] | None:
         """The labels (n,) in ``arr_1``; None where there are none.
@@ -122,8 +125,8 @@ class _Stream:
     """The bytes of a compressed array of images, read once."""
 
     def __init__(self, path: Path) -> None:
-        # Closed when it is forgotten: the archive first, and the file with its last reader.
-        self._content: IO[bytes] = zipfile.ZipFile(path).open(f"{IMAGES_KEY}.npy")
+        # Closed when it is forgotten: a dataset has no end.
+        self._content: IO[bytes] = zipfile.ZipFile(path).open(f"{IMAGES_KEY}.npy")  # noqa: SIM115
         self.place = 0
 
     def read(self, place: int, size: int) -> bytes:

@@ -24,6 +24,8 @@ from lpd.progress import progress
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
+LOSSY_FORMATS = frozenset({"AVIF", "JPEG", "JPEG2000", "MPO", "WEBP"})
+"""Pillow's names of the formats that do not, or need not, keep pixels as they are."""
 Loaded = TypeVar("Loaded")
 
 # Where mode I, of 32 bits, is how some of Pillow's versions hold 16.
@@ -154,6 +156,15 @@ def read_image(path: Path) -> Image.Image:
                 return _to_rgb(image)
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
         raise InputError(f"cannot read the image {printable(path)}: {_reason(error)}") from error
+
+
+def image_format(path: Path) -> str:
+    """Pillow's name of an image file's format, whatever its suffix says; empty if it is none."""
+    try:
+        with Image.open(path) as image:
+            return image.format or ""
+    except OSError:  # which UnidentifiedImageError is too
+        return ""
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -159,7 +159,7 @@ def make_parts(
     *,
     what: str,
     num_workers: int,
-    finish: Callable[[Arrays], Arrays] = lambda arrays: arrays,
+    finish: Callable[[range, Arrays], Arrays] = lambda rows, arrays: arrays,
 ) -> None:
     """See the images of the parts that are not there; each process takes some of the parts.
 
@@ -173,7 +173,8 @@ def make_parts(
             device for what is to be known of them.
         what: the images, in messages and beside the progress bar: "the reference PATH".
         num_workers: processes that read images, for each process.
-        finish: what a part keeps of its images' rows; everything, by default.
+        finish: is given the rows of a part and what was seen of each, and gives what the part
+            keeps; everything, by default.
 
     Raises:
         InputError: an image cannot be read; on all processes.
@@ -199,7 +200,7 @@ def _make_share(
     look: Callable[[Tensor], Pending],
     what: str,
     num_workers: int,
-    finish: Callable[[Arrays], Arrays],
+    finish: Callable[[range, Arrays], Arrays],
 ) -> None:
     blocks = [block for part in share for block in part.blocks]
     total = sum(map(len, blocks))
@@ -216,11 +217,11 @@ def _make_share(
     ):
         seen = one_behind(_looked_at(loaded, look, world.device, what))
         for part in share:
-            rows = []
+            done = []
             for block in part.blocks:
-                rows.append(next(seen)())
+                done.append(next(seen)())
                 bar.update(len(block))
-            parts.save(part, finish(concatenated(rows)))
+            parts.save(part, finish(part.rows, concatenated(done)))
 
 
 def _looked_at(
@@ -233,12 +234,12 @@ def _looked_at(
         for error in block.error:
             if error:
                 raise InputError(f"{what} is not whole: {error}")
-        digests = np.array(block.digest, dtype="S32")
-        pending = look(block.pixels.to(device, non_blocking=True))
-        yield lambda pending=pending, digests=digests: {  # type: ignore[misc]
-            **pending(),
-            DIGESTS: digests,
-        }
+        pixels = block.pixels.to(device, non_blocking=True)
+        yield _with_digests(look(pixels), np.array(block.digest, dtype="S32"))
+
+
+def _with_digests(pending: Pending, digests: npt.NDArray[np.bytes_]) -> Pending:
+    return lambda: {**pending(), DIGESTS: digests}
 
 
 def concatenated(parts: Iterable[Arrays]) -> dict[str, npt.NDArray[Any]]:

@@ -14,6 +14,7 @@ from PIL import Image
 from torchvision.utils import make_grid
 
 from lpd.errors import InputError
+from lpd.evaluation import tables
 from lpd.evaluation.metrics import Number, all_numbers
 from lpd.evaluation.speed import Speed
 from lpd.files import atomic_path, read_json, write_json
@@ -155,20 +156,7 @@ def write_results(output_dir: Path, settings: dict[str, Any]) -> list[SettingRes
 def table(results: Iterable[SettingResult]) -> str:
     """The numbers as lines of text; columns that no result has are left out."""
     rows = [result.flat() for result in results]
-    columns = [
-        column
-        for column in (*_FIRST_COLUMNS, *all_numbers(), *_LAST_COLUMNS)
-        if any(row.get(column.key) is not None for row in rows)
-    ]
-    lines = [[column.heading for column in columns]]
-    for row in rows:
-        numbers = [(each.format, row.get(each.key)) for each in columns]
-        lines.append(["-" if value is None else how.format(value) for how, value in numbers])
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in lines
-    )
+    return tables.table(rows, (*_FIRST_COLUMNS, *all_numbers(), *_LAST_COLUMNS))
 
 
 def write_grid(path: Path, images: Images, columns: int) -> None:
