@@ -26,7 +26,7 @@ MODES = (
         flag="plan_loss",
         config=PlanLossConfig,
         description="Measure what plans of decoding cost on held-out codes, without sampling.",
-        run="lpd.evaluation.plan_losses:run_plan_loss",
+        run="lpd.evaluation.plan_loss:run_plan_loss",
     ),
     cli.Mode(
         flag="samples",

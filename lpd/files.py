@@ -26,17 +26,19 @@ TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}(\.\w+)?")
 
 
 @contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, suffix: str | None = None) -> Iterator[Path]:
     """A temporary path beside ``path`` that becomes ``path`` when the block ends without error.
 
-    The temporary file keeps ``path``'s suffix, which numpy and others look at. Parent folders are
+    The temporary file has ``path``'s suffix, which numpy and others look at, or the one given,
+    where who looks at the folder must not take it for what it is to be. Parent folders are
     made. After an error, or Ctrl-C, nothing is left; what a killed process leaves is removed when
     a later one writes to the folder.
 
     Raises:
         InputError: the system refuses to write there: no rights, no room, a folder in the way.
     """
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{path.suffix}")
+    suffix = path.suffix if suffix is None else suffix
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex}{suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path.parent.absolute())

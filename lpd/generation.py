@@ -29,7 +29,7 @@ from lpd.sampling.execution import AUTO
 from lpd.sampling.graphs import CudaRecorder, GraphRunner
 from lpd.sampling.precision import bf16_pays
 from lpd.sampling.sampler import DecodeInputs, Sampler
-from lpd.tokenizer.vq_tokenizer import PixelDecoder, VQTokenizer
+from lpd.tokenizer.vq_tokenizer import FLOAT32, PixelDecoder, VQTokenizer
 
 Item = TypeVar("Item")
 Labels = Sequence[Any] | npt.NDArray[np.integer]
@@ -44,6 +44,13 @@ class Generated:
     """(B, N) int64, in raster order."""
     images: Tensor
     """(B, 3, H, W) uint8."""
+    finite: Tensor
+    """(B,) whether the numbers that an image was drawn by are finite; one that is not is no image
+    of the model's."""
+    log_probs: Tensor | None = None
+    """(B, M) in nats, float32: with what probability each code was drawn, by place in generation
+    order; see :class:`lpd.sampling.sampler.DecodedPass`. None where the generator was not asked for
+    them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +75,8 @@ class ImageGenerator:
         bf16: bool | None = False,
         backend: str = AUTO,
         cuda_graphs: bool = True,
+        rounding: str = FLOAT32,
+        log_probs: bool = False,
     ) -> None:
         """Args:
             model: the transformer, in evaluation mode. With bf16 its linear layers are cast, but
@@ -78,6 +87,8 @@ class ImageGenerator:
                 measured (:mod:`lpd.sampling.precision`).
             backend: how the blocks of a pass are run, see :mod:`lpd.sampling.execution`.
             cuda_graphs: on CUDA, generate by captured graphs.
+            rounding: how pixels are made, see :func:`lpd.tokenizer.vq_tokenizer.to_pixels`.
+            log_probs: whether to tell with what probability each code was drawn.
 
         Raises:
             InputError: the tokenizer's codebook is not the model's vocabulary.
@@ -103,8 +114,12 @@ class ImageGenerator:
         self.backend = choose_backend(backend, model, dtype)
         """The backend in use."""
         way = TABLE[self.backend]
-        self._sampler = Sampler(model, batch_size, model.stack(dtype, way.stack), way.choose)
-        self._to_pixels = tokenizer.pixel_decoder(bf16=bf16, fused=self.backend == "fused")
+        self._sampler = Sampler(
+            model, batch_size, model.stack(dtype, way.stack), way.choose, log_probs=log_probs
+        )
+        self._to_pixels = tokenizer.pixel_decoder(
+            bf16=bf16, fused=self.backend == "fused", rounding=rounding
+        )
         self._work = _whole_generation(self._sampler, self._to_pixels, self.grid)
         self._is_compiled = False
         self.graphs: GraphRunner | None = None
@@ -199,11 +214,20 @@ class ImageGenerator:
         On CUDA it returns before the work is done.
         """
         if self.graphs is not None:
-            codes, images = self.graphs(inputs)
-        else:
-            codes = self._sampler.decode(inputs)
-            images = self.pixels(codes)
-        return Generated(codes=codes, images=images)
+            codes, images, finite, *log_probs = self.graphs(inputs)
+            return Generated(
+                codes=codes,
+                images=images,
+                finite=finite,
+                log_probs=log_probs[0] if log_probs else None,
+            )
+        decoded = self._sampler.decode(inputs)
+        return Generated(
+            codes=decoded.codes,
+            images=self.pixels(decoded.codes),
+            finite=decoded.finite,
+            log_probs=decoded.log_probs,
+        )
 
     def generate(
         self,
@@ -305,17 +329,18 @@ class ImageGenerator:
 
 def _whole_generation(
     sampler: Sampler, decode: PixelDecoder, grid: tuple[int, int]
-) -> Callable[[DecodeInputs], tuple[Tensor, Tensor]]:
-    """All of a batch's work, as a graph captures it.
+) -> Callable[[DecodeInputs], tuple[Tensor, ...]]:
+    """All of a batch's work, as a graph captures it: the fields of :class:`Generated`.
 
     A function of the parts and not of the generator: held by the generator, it would keep that, and
     a GPU's memory with it, until garbage is collected.
     """
 
-    def work(inputs: DecodeInputs) -> tuple[Tensor, Tensor]:
+    def work(inputs: DecodeInputs) -> tuple[Tensor, ...]:
         # The sampler's own cache may be replaced by a larger one, and a graph would not know.
-        codes = sampler.decode(inputs, sampler.make_cache(inputs))
-        return codes, decode(codes, grid)
+        decoded = sampler.decode(inputs, sampler.make_cache(inputs))
+        outputs = decoded.codes, decode(decoded.codes, grid), decoded.finite
+        return outputs if decoded.log_probs is None else (*outputs, decoded.log_probs)
 
     return work
 

@@ -116,7 +116,7 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
         source: where the state comes from, for the message.
 
     Raises:
-        InputError: names the first missing, extra and misshapen keys.
+        InputError: names the first missing, extra and misshapen keys, or a number is not finite.
     """
     expected = module.state_dict()
     problems = []
@@ -136,7 +136,35 @@ def load_strictly(module: nn.Module, state: Mapping[str, Tensor], source: str) -
             f"{source} does not fit this {type(module).__name__} ({'; '.join(problems)}); "
             "is it another model or preset?"
         )
+    broken = [
+        key
+        for key, value in state.items()
+        if value.is_floating_point() and not bool(value.isfinite().all())
+    ]
+    if broken:
+        raise InputError(
+            f"{source} holds numbers that are not finite (NaN or infinity), first in {broken[0]}; "
+            "nothing can be computed with it"
+        )
     module.load_state_dict(state)
+
+
+def check_sizes(config: Any, bounds: Mapping[str, int]) -> None:
+    """Check the sizes that a configuration names, which may come from anyone's file.
+
+    Args:
+        config: the configuration.
+        bounds: by field, the most it may be.
+
+    Raises:
+        InputError: a field is no integer from 1 to its bound.
+    """
+    for name, most in bounds.items():
+        value = getattr(config, name)
+        if type(value) is not int:
+            raise InputError(f"{name} must be an integer, got {value!r}")
+        if not 1 <= value <= most:
+            raise InputError(f"{name} must be at least 1 and at most {most}, got {value}")
 
 
 def save_pretrained(folder: Path, module: nn.Module, config: Any) -> None:

@@ -11,7 +11,7 @@ of the trainings that are complete, says which, and is written anew after each s
 from lpd import cli
 from lpd.distributed import World
 from lpd.files import atomic_path
-from scripts.benchmark.machine import processor
+from lpd.machine import processor
 from scripts.order_study import drawing
 from scripts.order_study.comparisons import (
     mixtures,

@@ -3,18 +3,25 @@
 Nothing here needs torch, so that flags are read in no time.
 """
 
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from lpd.errors import InputError
-from lpd.options import Flat
+from lpd.options import Flat, defaults
+from lpd.orders.group_sizes import GroupSizeOptions, find_schedule
+from lpd.orders.registry import LOCALITY_NAME, find_order
 from lpd.orders.request import PlanSource, SweepOptions
 from lpd.randomness import check_seed
-from lpd.sampling.config import SamplingConfig
+from lpd.sampling.config import SamplingConfig, SamplingSweep
 from lpd.sampling.execution import ExecutionOptions
 
 INCEPTION = "inception"
+_MOST_IMAGES = 10_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +43,16 @@ class EvalConfig:
     eval_bsz: int = 64
     """Images generated at a time, per process."""
     decoding: Annotated[SweepOptions, Flat] = field(default_factory=SweepOptions)
-    sampling: Annotated[SamplingConfig, Flat] = field(default_factory=SamplingConfig)
+    sampling: Annotated[SamplingSweep, Flat] = field(default_factory=SamplingSweep)
     bf16: bool = False
     """Compute in bfloat16."""
+    pixel_rounding: Literal["float32", "published"] = "float32"
+    """How the decoder's numbers become pixels: in float32, or as the published code does it, which
+    under bf16 computes (x + 1) / 2 in bfloat16."""
     execution: Annotated[ExecutionOptions, Flat] = field(default_factory=ExecutionOptions)
-    seed: int = 0
-    """Image i depends on the seed and i alone."""
+    seed: tuple[int, ...] = (0,)
+    """Image i depends on the seed and i alone. With several, every setting is evaluated with each,
+    and the mean and its standard error are told."""
     device: str | None = None
     """Such as cpu or cuda; the GPU where there is one by default."""
     feature_extractor: str = INCEPTION
@@ -58,8 +69,11 @@ class EvalConfig:
     """Write every image as a PNG."""
     save_npz: bool = False
     """Write all images of a setting as one .npz (arr_0), as ADM's evaluator reads them."""
+    keep_features: bool = False
+    """Keep the features and logits of all images (0.6 GB for 50,000 images by Inception). They are
+    computed again from the codes, without generating, where they are needed."""
     chunk_size: int = 1000
-    """Images per file; interrupted runs resume at the first file that is not there."""
+    """Most images of a file; interrupted runs make what is in no file."""
     evaluate: bool = False
     """Accepted for published command lines, and without effect: this always evaluates."""
 
@@ -67,26 +81,114 @@ class EvalConfig:
         for name in ("img_size", "num_images", "eval_bsz", "chunk_size"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_images > _MOST_IMAGES:
+            raise InputError(f"num_images must be at most {_MOST_IMAGES}, got {self.num_images}")
         if self.num_workers < 0:
             raise InputError(f"num_workers must not be negative, got {self.num_workers}")
         if self.num_images < 2 and self.reference is not None:
             raise InputError("comparing with a reference needs at least 2 images, got num_images 1")
-        check_seed(self.seed)
+        if not self.seed:
+            raise InputError("seed needs at least one value")
+        for seed in self.seed:
+            check_seed(seed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One point of a sweep: an order and the sizes of its passes."""
+    """One point of a sweep: how images are decoded and drawn, and from which random numbers."""
 
     source: PlanSource
     """Gives the plans of its images."""
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    """How tokens are drawn."""
+    seed: int = 0
+    """Of the images' orders and random numbers."""
 
     @property
-    def order(self) -> str:
-        """The order's name."""
-        return self.source.order.kind
+    def values(self) -> dict[str, Any]:
+        """What tells this setting from the others of a sweep, by name; None for what does not
+        matter to it."""
+        source, order = self.source, find_order(self.source.order.kind)
+        uses_thresholds = order.name == LOCALITY_NAME
+        locality = dataclasses.asdict(source.order.locality)
+        return {
+            "order": order.name,
+            "generation_steps": len(source.group_sizes),
+            "group_sizes": source.group_sizes,
+            "group_size_schedule": (
+                None if order.has_own_passes else find_schedule(source.group_sizes)
+            ),
+            **{name: value if uses_thresholds else None for name, value in locality.items()},
+            **dataclasses.asdict(self.sampling),
+            "cfg_schedule": None if self.sampling.cfg == 1 else self.sampling.cfg_schedule,
+            "seed": self.seed,
+        }
 
-    @property
-    def name(self) -> str:
-        """Its folder's name: order and number of passes."""
-        return f"{self.order}_{len(self.source.group_sizes)}"
+    def name(self, base: Mapping[str, Any]) -> str:
+        """Its folder's name: order and number of passes, and whatever is not as in the folder's
+        base, see :func:`base_of`."""
+        values = self.values
+        parts = [values["order"], str(values["generation_steps"])]
+        if not find_order(values["order"]).has_own_passes:
+            sizes = GroupSizeOptions(
+                group_sizes=base["group_sizes"], group_size_schedule=base["group_size_schedule"]
+            )
+            if self.source.group_sizes != sizes.choose(
+                sum(self.source.group_sizes), len(self.source.group_sizes)
+            ):
+                parts.append(values["group_size_schedule"] or f"sizes_{digest(values)[:8]}")
+        parts += [
+            f"{name}_{_short(values[name])}"
+            for name in _NAMED
+            if values[name] is not None and values[name] != base[name]
+        ]
+        return "_".join(parts)
+
+
+# The values that a folder's name holds as they are, in its order.
+_NAMED = (
+    *("proximity_threshold", "repulsion_threshold"),
+    *(each.name for each in dataclasses.fields(SamplingConfig)),
+    "seed",
+)
+BASE_NAMES = ("group_sizes", "group_size_schedule", *_NAMED, "chunk_size")
+"""What an output folder's record tells of the first run in it, and later ones may vary."""
+
+
+def base_of(config: EvalConfig, recorded: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What the names of an output folder's settings leave out: the values of its first run.
+
+    Args:
+        config: this run's settings.
+        recorded: what the folder has recorded; None where this is its first run. A value that is
+            younger than the record counts as the default it had then.
+    """
+    if recorded is None:
+        options, sweep = config.decoding, config.sampling
+        locality = {
+            "proximity_threshold": options.proximity_threshold[0],
+            "repulsion_threshold": options.repulsion_threshold[0],
+        }
+        return {
+            "group_sizes": options.group_sizes,
+            "group_size_schedule": options.group_size_schedule[0],
+            **locality,
+            **dataclasses.asdict(sweep.configs()[0]),
+            "seed": config.seed[0],
+            "chunk_size": config.chunk_size,
+        }
+    usual = {
+        name: value[0] if isinstance(value, tuple) else value
+        for name, value in defaults(EvalConfig).items()
+    }
+    return {name: recorded.get(name, usual[name]) for name in BASE_NAMES}
+
+
+def digest(values: Any) -> str:
+    """A SHA-256 of what JSON can hold, in hexadecimal; equal for equal values."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _short(value: Any) -> str:
+    return str(value).removesuffix(".0")

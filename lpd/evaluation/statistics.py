@@ -7,7 +7,7 @@ B images of a batch, n images in all, D features, C logits. Moments are float64 
 covariances of 2048 features lose too much in float32.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -38,6 +38,29 @@ class FeatureBatch:
 
     def __len__(self) -> int:
         return len(self.features)
+
+    def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Everything by name, as a file holds it."""
+        return {"features": self.features, "logits": self.logits}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.float32]]) -> Self | None:
+        """What :meth:`arrays` gave; None where nothing of it is there.
+
+        Raises:
+            KeyError: only a part is there.
+        """
+        if "features" not in arrays and "logits" not in arrays:
+            return None
+        return cls(features=arrays["features"], logits=arrays["logits"])
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """Batches as one."""
+        return cls(
+            features=np.concatenate([part.features for part in parts]),
+            logits=np.concatenate([part.logits for part in parts]),
+        )
 
 
 class Extraction:

@@ -1,21 +1,44 @@
-"""Evaluate a model: a sweep over orders and numbers of passes, in one run of any world size."""
+"""Evaluate a model: a sweep over ways to decode, in one run of any world size."""
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from lpd import cli
 from lpd.distributed import World
+from lpd.errors import InputError
 from lpd.evaluation import metrics, report
-from lpd.evaluation.chunks import Chunk, ChunkMaker, Task, chunk_tasks
+from lpd.evaluation.chunks import (
+    Chunk,
+    ChunkMaker,
+    Task,
+    check_chunk,
+    chunk_path,
+    find_chunks,
+    missing_ranges,
+    share_out,
+)
 from lpd.evaluation.features import FeatureExtractor, load_feature_extractor
-from lpd.evaluation.reference import Reference, ReferenceSource, load_reference, open_reference
+from lpd.evaluation.reference import (
+    Reference,
+    ReferenceSource,
+    load_reference,
+    open_reference,
+    write_statistics,
+)
 from lpd.evaluation.report import SettingResult
-from lpd.evaluation.setting import EvalConfig, Setting
+from lpd.evaluation.setting import BASE_NAMES, EvalConfig, Setting, base_of, digest
 from lpd.evaluation.speed import measure_speed
-from lpd.files import sha256_of_file, write_json
+from lpd.evaluation.statistics import FeatureBatch, gaussian_statistics
+from lpd.files import read_json, sha256_of_file, write_json
 from lpd.generation import ImageGenerator
-from lpd.options import defaults, flatten
+from lpd.machine import environment
+from lpd.models.lpd import LPDConfig
+from lpd.options import defaults
 from lpd.pretrained import load_model
 from lpd.progress import progress
 from lpd.provenance import Origin
@@ -24,6 +47,7 @@ from lpd.weights import weights_file
 
 SETTINGS_NAME = "settings.json"
 REFERENCE_NAME = "reference.npz"
+STATISTICS_NAME = "statistics.npz"
 _GRID_COLUMNS = 10
 _GRID_ROWS = 8
 
@@ -44,7 +68,12 @@ def run_evaluation(config: EvalConfig, world: World) -> list[SettingResult]:
     model = load_model(
         config.pretrained_ckpt, world.device, preset=config.model, img_size=config.img_size
     )
-    settings = [Setting(source=source) for source in config.decoding.sources(model.config.grid)]
+    settings = [
+        Setting(source=source, sampling=sampling, seed=seed)
+        for source in config.decoding.sources(model.config.grid)
+        for sampling in config.sampling.configs()
+        for seed in dict.fromkeys(config.seed)
+    ]
     tokenizer = VQTokenizer.from_pretrained(config.vqgan_path, world.device)
     generator = ImageGenerator(
         model,
@@ -53,7 +82,9 @@ def run_evaluation(config: EvalConfig, world: World) -> list[SettingResult]:
         bf16=config.bf16,
         backend=config.execution.backend,
         cuda_graphs=config.execution.cuda_graphs,
+        rounding=config.pixel_rounding,
     )
+    _check_num_images(config, settings, generator, world)
     extractor = load_feature_extractor(
         config.feature_extractor, world.device, config.inception_path
     )
@@ -61,23 +92,70 @@ def run_evaluation(config: EvalConfig, world: World) -> list[SettingResult]:
     if config.reference is not None:
         source = open_reference(config.reference, config.img_size, extractor)
     origin: Origin = world.broadcast(
-        output_origin(config, tokenizer, extractor, source) if world.is_main else None
+        output_origin(config, model.config, tokenizer, extractor, source) if world.is_main else None
     )
-    record = config.output_dir / SETTINGS_NAME
-    origin.check_file(record, remedy="give another --output_dir")
-    evaluation = _Evaluation(config, world, generator, extractor, settings)
+    base = _open_folder(config, origin)
+    evaluation = _Evaluation(config, world, generator, extractor, settings, origin, base)
     reference = evaluation.load_reference(source)
+    record = {**origin.plain(), **base}
     if world.is_main:
-        write_json(record, origin.plain())
+        write_json(config.output_dir / SETTINGS_NAME, record)
     evaluation.generate_missing()
     evaluation.compute_missing(reference)
     evaluation.export()
     results: list[SettingResult] = []
     if world.is_main:
-        results = report.write_results(config.output_dir, origin.plain())
+        results = report.write_results(config.output_dir, record, base)
         print(report.table(results))
         print(f"numbers and pictures: {config.output_dir}")
     return world.broadcast(results)
+
+
+def _check_num_images(
+    config: EvalConfig, settings: list[Setting], generator: ImageGenerator, world: World
+) -> None:
+    """Check that there are orders for all images, and images for all classes.
+
+    Raises:
+        InputError: an order file has fewer orders than there are images.
+    """
+    num_images, num_classes = config.num_images, generator.num_classes
+    for order_file in (setting.source.order_file for setting in settings):
+        if order_file is not None and len(order_file.orders) < num_images:
+            raise InputError(
+                f"{order_file.path} holds {len(order_file.orders)} orders, fewer than the "
+                f"{num_images} images that are asked for: make more with orders/run_lpd_order.py, "
+                "or leave the file out"
+            )
+    if num_images % num_classes and world.is_main:
+        cli.warn(
+            f"num_images {num_images} is no multiple of the {num_classes} classes: some classes "
+            "have more images than others, and the numbers compare only with such"
+        )
+
+
+def _open_folder(config: EvalConfig, origin: Origin) -> dict[str, Any]:
+    """The base of the output folder's settings.
+
+    Raises:
+        InputError: the folder is of another origin, or does not say what it is of.
+    """
+    record = config.output_dir / SETTINGS_NAME
+    if not record.is_file():
+        for pattern in (f"*/{report.METRICS_NAME}", "*/chunks/*.npz"):
+            left = next(iter(config.output_dir.glob(pattern)), None)
+            if left is not None:
+                raise InputError(
+                    f"{left} is there, but no {record}, so nobody knows what made it; remove it, "
+                    "or give another --output_dir"
+                )
+        return base_of(config)
+    recorded = read_json(record)
+    shared = recorded
+    if isinstance(recorded, Mapping):
+        shared = {name: value for name, value in recorded.items() if name not in BASE_NAMES}
+    origin.check(shared, place=config.output_dir, remedy="give another --output_dir")
+    return base_of(config, recorded)
 
 
 class _Evaluation:
@@ -90,33 +168,44 @@ class _Evaluation:
         generator: ImageGenerator,
         extractor: FeatureExtractor,
         settings: list[Setting],
+        origin: Origin,
+        base: Mapping[str, Any],
     ) -> None:
         self.config = config
         self.world = world
         self.generator = generator
         self.extractor = extractor
-        self.settings = settings
+        self.base = base
+        # By name: two ways to say the same are one setting.
+        self.settings = {setting.name(base): setting for setting in settings}
+        self.maker = ChunkMaker(generator, extractor)
+        self._origin = origin
         # Rank 0 looks, so that all agree while others may already write.
-        self.results: dict[str, SettingResult] = world.broadcast(self._completed())
+        self.results: dict[str, SettingResult] = world.broadcast(
+            self._completed() if world.is_main else None
+        )
 
     def _completed(self) -> dict[str, SettingResult]:
-        found = {s.name: report.read_result(self._folder(s)) for s in self.settings}
+        found = {s: report.read_result(self._folder(s), self.base) for s in self.settings}
         return {name: result for name, result in found.items() if result is not None}
 
-    def _folder(self, setting: Setting) -> Path:
-        return self.config.output_dir / setting.name
+    def _folder(self, name: str) -> Path:
+        return self.config.output_dir / name
 
-    def _tasks(self, setting: Setting) -> list[Task]:
-        return chunk_tasks(
-            setting,
-            self._folder(setting) / "chunks",
-            self.config.num_images,
-            self.config.chunk_size,
+    def _chunks(self, name: str) -> dict[range, Path]:
+        return find_chunks(
+            self._folder(name) / "chunks", self.config.num_images, self.base["chunk_size"]
         )
+
+    def _identity(self, name: str) -> str:
+        """Of all that a setting's images and their features depend on."""
+        left_out = {"reference", "num_images"}
+        shared = {k: v for k, v in self._origin.plain().items() if k not in left_out}
+        return digest({**shared, **self.settings[name].values})
 
     def load_reference(self, source: ReferenceSource | None) -> Reference:
         """Compute the reference, where a setting still needs it."""
-        if all(setting.name in self.results for setting in self.settings):
+        if self.settings.keys() <= self.results.keys():
             return Reference()
         if source is None:
             if self.world.is_main:
@@ -131,87 +220,141 @@ class _Evaluation:
         )
 
     def generate_missing(self) -> None:
-        """Make the chunks that are needed and not there, each process its share."""
-        everything = self.config.save_images or self.config.save_npz
-        needed = [s for s in self.settings if everything or s.name not in self.results]
-        missing: list[Task] = self.world.broadcast(
-            [task for setting in needed for task in self._tasks(setting) if not task.path.exists()]
-            if self.world.is_main
-            else None
-        )
-        maker = ChunkMaker(
-            self.generator, self.extractor, sampling=self.config.sampling, seed=self.config.seed
-        )
-        maker.make_share(missing, self.world)
+        """Make the images that are needed and in no chunk, and compute the features that chunks
+        have lost and that are needed; all processes share the work."""
+        with self.world.together():
+            tasks, lacking = self._missing() if self.world.is_main else ([], [])
+        tasks, lacking = self.world.broadcast((tasks, lacking))
+        self.maker.make_share(tasks[self.world.rank], self.world)
+        own = [lacking[place] for place in self.world.shard(len(lacking))]
+        for path in progress(
+            own, desc="features", unit="chunk", disable=not (self.world.is_main and own)
+        ):
+            self.maker.measure_again(path)
         self.world.barrier()
+
+    def _missing(self) -> tuple[list[list[Task]], list[Path]]:
+        """The chunks that each process is to make, and the files that lack their features.
+
+        Raises:
+            InputError: a chunk is of other settings.
+        """
+        everything = self.config.save_images or self.config.save_npz
+        ranges: list[tuple[str, range]] = []
+        lacking = []
+        for name in self.settings:
+            is_complete = name in self.results
+            if is_complete and not everything:
+                continue
+            chunks, identity = self._chunks(name), self._identity(name)
+            for path in chunks.values():
+                has_features = check_chunk(path, identity)
+                if not (is_complete or has_features):
+                    lacking.append(path)
+            gaps = missing_ranges(chunks, self.config.num_images)
+            ranges += [(name, gap) for gap in gaps]
+        shares = share_out(ranges, self.world.size, self.config.chunk_size)
+        tasks = [
+            [
+                Task(
+                    setting=self.settings[name],
+                    image_indices=images,
+                    path=chunk_path(self._folder(name) / "chunks", images),
+                    name=name,
+                    identity=self._identity(name),
+                )
+                for name, images in share
+            ]
+            for share in shares
+        ]
+        return tasks, lacking
 
     def compute_missing(self, reference: Reference) -> None:
         """Compute the numbers that are not there from all processes' chunks; settings are shared
         out. Speed is measured by rank 0 alone, while the others wait."""
-        missing = [s for s in self.settings if s.name not in self.results]
+        missing = [name for name in self.settings if name not in self.results]
         share = [missing[place] for place in self.world.shard(len(missing))]
-        for setting in progress(
+        for name in progress(
             share, desc="metrics", unit="setting", disable=not (self.world.is_main and share)
         ):
-            chunks = [Chunk.load(task.path) for task in self._tasks(setting)]
-            self._write_grid(setting, chunks[0])
-            same_classes = self.extractor.num_classes == self.generator.num_classes
-            result = compute_result(setting, chunks, reference, logits_are_classes=same_classes)
-            report.write_result(self._folder(setting), result)
+            self._compute(name, reference)
         self.world.barrier()
         if self.config.measure_speed and self.world.is_main:
             self._measure_speed()
         self.world.barrier()
 
+    def _compute(self, name: str, reference: Reference) -> None:
+        setting, folder, files = self.settings[name], self._folder(name), self._chunks(name)
+        chunks = [Chunk.load(path) for path in files.values()]
+        self._write_grid(name, chunks)
+        same_classes = self.extractor.num_classes == self.generator.num_classes
+        result = replace(
+            compute_result(setting, chunks, reference, logits_are_classes=same_classes),
+            environment={
+                **environment(self.world.device),
+                "processes": self.world.size,
+                "backend": self.generator.backend,
+                "cuda_graphs": self.generator.graphs is not None,
+            },
+        )
+        features = FeatureBatch.concatenate([_measured(chunk) for chunk in chunks]).features
+        if len(features) > 1:
+            write_statistics(folder / STATISTICS_NAME, gaussian_statistics(features))
+        report.write_result(folder, result)
+        if not self.config.keep_features:
+            for path, chunk in zip(files.values(), chunks, strict=True):
+                chunk.without_features().save(path)
+
     def _measure_speed(self) -> None:
-        results = {
-            setting.name: report.read_result(self._folder(setting)) for setting in self.settings
-        }
-        for setting in progress(self.settings, desc="speed", unit="setting"):
-            result = results[setting.name]
+        for name, setting in progress(self.settings.items(), desc="speed", unit="setting"):
+            result = report.read_result(self._folder(name), self.base)
             assert result is not None
             if result.latency_seconds is None:
                 speed = measure_speed(
-                    self.generator,
-                    setting.source,
-                    sampling=self.config.sampling,
-                    seed=self.config.seed,
+                    self.generator, setting.source, sampling=setting.sampling, seed=setting.seed
                 )
-                report.write_result(self._folder(setting), result.with_speed(speed))
+                report.write_result(self._folder(name), result.with_speed(speed))
 
-    def _write_grid(self, setting: Setting, first: Chunk) -> None:
-        columns = min(_GRID_COLUMNS, self.generator.num_classes, len(first))
-        images = self.generator.decode(first.codes[: columns * _GRID_ROWS])
-        report.write_grid(self._folder(setting) / report.GRID_NAME, images, columns)
+    def _write_grid(self, name: str, chunks: list[Chunk]) -> None:
+        columns = min(_GRID_COLUMNS, self.generator.num_classes, self.config.num_images)
+        codes = np.concatenate([chunk.codes for chunk in chunks])[: columns * _GRID_ROWS]
+        images = self.generator.decode(codes)
+        report.write_grid(self._folder(name) / report.GRID_NAME, images, columns)
 
     def export(self) -> None:
         """Write PNG files, each process those of its chunks, and sample archives."""
-        for setting in self.settings:
+        for name in self.settings:
             if self.config.save_images:
-                tasks = self._tasks(setting)
+                chunks = list(self._chunks(name).items())
                 for index in progress(
-                    self.world.shard(len(tasks)),
-                    desc=f"{setting.name}: PNG files",
+                    self.world.shard(len(chunks)),
+                    desc=f"{name}: PNG files",
                     unit="chunk",
                     disable=not self.world.is_main,
                 ):
-                    self._save_images(tasks[index])
-            path = self._folder(setting) / report.SAMPLES_NAME
+                    self._save_images(name, *chunks[index])
+            path = self._folder(name) / report.SAMPLES_NAME
             if self.config.save_npz and self.world.is_main and not path.exists():
-                report.write_samples(path, self._decoded(setting), self.config.num_images)
+                report.write_samples(path, self._decoded(name), self.config.num_images)
         self.world.barrier()
 
-    def _save_images(self, task: Task) -> None:
-        folder = self._folder(task.setting)
-        paths = [report.image_path(folder, index) for index in task.image_indices]
+    def _save_images(self, name: str, indices: range, chunk: Path) -> None:
+        paths = [report.image_path(self._folder(name), index) for index in indices]
         if not all(path.exists() for path in paths):
-            images = self.generator.decode(Chunk.load(task.path).codes)
+            images = self.generator.decode(Chunk.load(chunk).codes)
             for path, image in zip(paths, images, strict=True):
                 report.write_png(path, image)
 
-    def _decoded(self, setting: Setting) -> Iterator[report.Images]:
-        for task in progress(self._tasks(setting), desc=f"{setting.name}: samples", unit="chunk"):
-            yield self.generator.decode(Chunk.load(task.path).codes)
+    def _decoded(self, name: str) -> Iterator[report.Images]:
+        for path in progress(
+            list(self._chunks(name).values()), desc=f"{name}: samples", unit="chunk"
+        ):
+            yield self.generator.decode(Chunk.load(path).codes)
+
+
+def _measured(chunk: Chunk) -> FeatureBatch:
+    assert chunk.measured is not None
+    return chunk.measured
 
 
 def compute_result(
@@ -221,49 +364,80 @@ def compute_result(
 
     Args:
         setting: what was generated.
-        chunks: all of it.
+        chunks: all of it, with features.
         reference: what it is compared with.
         logits_are_classes: whether the chunks' logits stand for the run's classes.
     """
+    measured = FeatureBatch.concatenate([_measured(chunk) for chunk in chunks])
+    codes = np.concatenate([chunk.codes for chunk in chunks])  # (n, N)
+    labels = np.concatenate([chunk.labels for chunk in chunks])  # (n,)
     samples = metrics.Samples(
-        features=np.concatenate([chunk.features for chunk in chunks]),  # (n, D)
-        logits=np.concatenate([chunk.logits for chunk in chunks]),  # (n, C)
-        labels=np.concatenate([chunk.labels for chunk in chunks]),  # (n,)
+        features=measured.features,
+        logits=measured.logits,
+        labels=labels,
         logits_are_classes=logits_are_classes,
     )
+    counts = np.unique(labels, return_counts=True)[1]
+    digests = [chunk.digests for chunk in chunks if chunk.digests is not None]
+    times = [chunk.times for chunk in chunks]
     return SettingResult(
-        order=setting.order,
-        generation_steps=len(setting.source.group_sizes),
-        group_sizes=setting.source.group_sizes,
+        **setting.values,
         num_images=len(samples),
         metrics=metrics.compute_metrics(samples, reference),
-        seconds_per_image=sum(chunk.seconds for chunk in chunks) / len(samples),
+        seconds_per_image=seconds_per_image(chunks),
         share_elsewhere=share_elsewhere(chunks),
+        generator_seconds=_total(time.generator for time in times),
+        extractor_seconds=_total(time.extractor for time in times),
+        wall_seconds=_total(time.wall for time in times),
+        duplicates=len(codes) - len(np.unique(codes, axis=0)),
+        images_per_class=(int(counts.min()), int(counts.max())),
+        codes_sha256=hashlib.sha256(codes.astype("<u2").tobytes()).hexdigest(),
+        pixels_sha256=(
+            hashlib.sha256(np.concatenate(digests).tobytes()).hexdigest()
+            if len(digests) == len(chunks)
+            else None
+        ),
     )
+
+
+def _total(values: Iterator[float | None]) -> float | None:
+    known = list(values)
+    return None if None in known else float(sum(each for each in known if each is not None))
+
+
+def seconds_per_image(chunks: list[Chunk]) -> float:
+    """The generator's time per image, without the first batches of processes, in which kernels are
+    chosen and memory is had, where there are others."""
+    warm = _total(chunk.times.warm for chunk in chunks)
+    images = _total(chunk.times.warm_images for chunk in chunks)
+    if warm is not None and images:
+        return warm / images
+    return sum(chunk.times.generator for chunk in chunks) / sum(map(len, chunks))
 
 
 def share_elsewhere(chunks: list[Chunk]) -> float | None:
     """The share of the time of making chunks in which the device neither generated nor extracted
     features; None where a chunk does not say."""
-    busy, wall = 0.0, 0.0
-    for chunk in chunks:
-        if chunk.extractor_seconds is None or chunk.wall_seconds is None:
-            return None
-        busy += chunk.seconds + chunk.extractor_seconds
-        wall += chunk.wall_seconds
-    return 1 - busy / wall
+    generator = _total(chunk.times.generator for chunk in chunks)
+    extractor = _total(chunk.times.extractor for chunk in chunks)
+    wall = _total(chunk.times.wall for chunk in chunks)
+    if generator is None or extractor is None or wall is None:
+        return None
+    return 1 - (generator + extractor) / wall
 
 
 def output_origin(
     config: EvalConfig,
+    model: LPDConfig,
     tokenizer: VQTokenizer,
     extractor: FeatureExtractor,
     source: ReferenceSource | None,
 ) -> Origin:
-    """What all settings of an output folder share: everything their numbers depend on, beside the
-    order and the number of passes."""
-    decoding = config.decoding
-    order_file = decoding.lpd_order_file
+    """What all settings of an output folder share: everything their numbers depend on, beside what
+    tells settings apart."""
+    order_file = config.decoding.lpd_order_file
+    # Records of before these were kept count as of what there is now: the weights are the same.
+    shapes = {"model_config": asdict(model), "tokenizer_config": asdict(tokenizer.config)}
     return Origin(
         values={
             "pretrained_ckpt": sha256_of_file(weights_file(config.pretrained_ckpt)),
@@ -272,13 +446,10 @@ def output_origin(
             "reference": source.fingerprint if source else None,
             "img_size": config.img_size,
             "num_images": config.num_images,
-            "chunk_size": config.chunk_size,
-            "seed": config.seed,
             "bf16": config.bf16,
-            **flatten(config.sampling),
-            **flatten(decoding.locality),
+            "pixel_rounding": config.pixel_rounding,
             "lpd_order_file": sha256_of_file(order_file) if order_file else None,
-            **flatten(decoding.sizes),
+            **shapes,
         },
-        defaults=defaults(EvalConfig),
+        defaults={**defaults(EvalConfig), **shapes},
     )

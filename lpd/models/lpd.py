@@ -18,12 +18,23 @@ from lpd.models.kv_cache import KVCache
 from lpd.models.layers import LAYER_NORM_EPS, Attend, Block, init_weights, lookup
 from lpd.models.presets import MLP_RATIO, NUM_CLASSES, PRESETS, STRIDE, VOCAB_SIZE, preset_shape
 from lpd.models.stack import DecodeStack
-from lpd.weights import YOUNGER
+from lpd.weights import YOUNGER, check_sizes
 
 __all__ = ["LPD", "PRESETS", "LPDConfig", "Readout", "preset_shape"]
 
 Readout = Callable[[Tensor, nn.Linear], Tensor]
 """What is made of the (B, N, D) rows that the head reads, with the head."""
+
+# What no model comes near, and a file with more is mistaken.
+_MOST = {
+    "depth": 1000,
+    "dim": 1 << 16,
+    "num_heads": 1 << 10,
+    "img_size": 1 << 14,
+    "stride": 1 << 10,
+    "vocab_size": 1 << 24,
+    "num_classes": 1 << 24,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,17 +65,7 @@ class LPDConfig:
     """What images are conditioned on: a kind of :mod:`lpd.models.conditioning`."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "depth",
-            "dim",
-            "num_heads",
-            "img_size",
-            "stride",
-            "vocab_size",
-            "num_classes",
-        ):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_sizes(self, _MOST)
         if self.dim % self.num_heads:
             raise InputError(f"dim {self.dim} must be a multiple of num_heads {self.num_heads}")
         if self.img_size % self.stride:

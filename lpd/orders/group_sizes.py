@@ -42,6 +42,9 @@ _PUBLISHED_TRAINING_STEPS: dict[int, tuple[int, ...]] = {
     1024: (1024, 512, 256, 224, 192, 160, 128, 96, 80, 64, 56, 48, 40, 32),
 }
 
+# The numbers of passes that are published of decoding, by number of positions.
+_PUBLISHED_STEPS: dict[int, tuple[int, ...]] = {256: (32, 20), 1024: (48,)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class GroupSizeOptions:
@@ -64,6 +67,14 @@ class GroupSizeOptions:
         if self.group_sizes is not None:
             return parse_group_sizes(self.group_sizes, num_positions)
         return make_group_sizes(num_positions, generation_steps, self.group_size_schedule)
+
+
+def find_schedule(group_sizes: GroupSizes) -> str | None:
+    """The name of the first schedule that gives these sizes; None where none does."""
+    for shape in CUMULATIVE_SHARES:
+        if make_group_sizes(sum(group_sizes), len(group_sizes), shape) == group_sizes:
+            return shape
+    return None
 
 
 def make_group_sizes(num_positions: int, num_groups: int, shape: str = "cosine") -> GroupSizes:
@@ -181,6 +192,17 @@ def training_group_sizes(num_positions: int) -> tuple[GroupSizes, ...]:
         halvings = (num_positions >> k for k in range(5))
         steps = tuple(dict.fromkeys(step for step in halvings if step >= 1))
     return tuple(make_group_sizes(num_positions, step) for step in steps)
+
+
+def reduced_steps(num_positions: int) -> tuple[int, ...]:
+    """A quarter, an eighth and a sixteenth of the number of positions, as numbers of passes."""
+    return tuple(dict.fromkeys(max(1, num_positions >> halvings) for halvings in (2, 3, 4)))
+
+
+def usual_steps(num_positions: int) -> tuple[int, ...]:
+    """The numbers of passes to look at first: the published ones at N = 256 and 1024, and at other
+    N those of :func:`reduced_steps`."""
+    return _PUBLISHED_STEPS.get(num_positions) or reduced_steps(num_positions)
 
 
 def load_group_sizes_list(path: Path, num_positions: int) -> tuple[GroupSizes, ...]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,10 @@ _ORDERS = tyro.conf.arg(
 )
 _STEPS_OF_EACH = tyro.conf.arg(
     help="Numbers of passes; each is evaluated with each order that has none of its own."
+)
+_SCHEDULES = tyro.conf.arg(
+    help="How group sizes grow over the passes: cosine (as published), arccos, linear, uniform; "
+    "each is evaluated."
 )
 
 
@@ -154,47 +158,89 @@ class SweepOptions:
 
     order: Annotated[tuple[str, ...], _ORDERS] = (LOCALITY_NAME,)
     generation_steps: Annotated[tuple[int, ...], _STEPS_OF_EACH] = (20,)
-    sizes: Annotated[GroupSizeOptions, Flat] = field(default_factory=GroupSizeOptions)
-    locality: Annotated[LocalityConfig, Flat] = field(default_factory=LocalityConfig)
+    group_sizes: str | None = GroupSizeOptions.group_sizes
+    """Group sizes such as 1,3,5 or 1x4 2x6 (size x count), instead of --generation_steps."""
+    group_size_schedule: Annotated[tuple[str, ...], _SCHEDULES] = (
+        GroupSizeOptions.group_size_schedule,
+    )
+    proximity_threshold: tuple[float, ...] = (LocalityConfig.proximity_threshold,)
+    """Thresholds of the locality-aware order, each evaluated: cells whose proximity (sum of
+    1/distance over known neighbours) reaches it come first."""
+    repulsion_threshold: tuple[float, ...] = (LocalityConfig.repulsion_threshold,)
+    """Its other thresholds, each evaluated with each: cells of one pass keep a larger Chebyshev
+    distance, where the grid allows it."""
     lpd_order_file: Path | None = None
     """Pre-generated locality-aware orders (orders/run_lpd_order.py); made as needed otherwise."""
 
     def __post_init__(self) -> None:
-        for name in ("order", "generation_steps"):
+        for name in (
+            *("order", "generation_steps", "group_size_schedule"),
+            *("proximity_threshold", "repulsion_threshold"),
+        ):
             if not getattr(self, name):
                 raise InputError(f"{name} needs at least one value")
         _check_order_file(self.lpd_order_file, self.order)
-        if self.sizes.group_sizes is not None and all(
+        if self.group_sizes is not None and all(
             find_order(order).has_own_passes for order in self.order
         ):
             raise InputError(
-                f"group_sizes {self.sizes.group_sizes} is for orders without passes of their own "
+                f"group_sizes {self.group_sizes} is for orders without passes of their own "
                 f"({', '.join(free_order_names())}), but the orders are {', '.join(self.order)}; "
                 "leave group_sizes out"
             )
         for order in self.order:
             find_order(order)
+        self._sizes()
+        self._localities()
+
+    @classmethod
+    def of(cls, *, locality: LocalityConfig, **options: Any) -> Self:
+        """The sweep with one pair of thresholds."""
+        return cls(
+            proximity_threshold=(locality.proximity_threshold,),
+            repulsion_threshold=(locality.repulsion_threshold,),
+            **options,
+        )
 
     def sources(self, grid: Grid) -> list[PlanSource]:
-        """The plans of every order in every number of passes, order by order, none twice.
+        """The plans of every order in every number of passes, by every schedule; those of the
+        locality-aware order with every pair of thresholds. Order by order, none twice.
 
         Raises:
             InputError: an order, sizes, a number of passes or the file do not fit the grid.
         """
         order_file = None if self.lpd_order_file is None else load_orders(self.lpd_order_file)
+        localities = self._localities()
         return [
             PlanSource(
-                order=OrderConfig(kind=order, locality=self.locality),
+                order=OrderConfig(kind=order, locality=locality),
                 grid=grid,
                 group_sizes=group_sizes,
                 order_file=order_file if order == LOCALITY_NAME else None,
             )
             for order in dict.fromkeys(self.order)
             for group_sizes in dict.fromkeys(
-                choose_group_sizes(order, grid, steps, self.sizes)
+                choose_group_sizes(order, grid, steps, sizes)
                 for steps in self.generation_steps
+                for sizes in self._sizes()
             )
+            for locality in (localities if order == LOCALITY_NAME else localities[:1])
         ]
+
+    def _sizes(self) -> list[GroupSizeOptions]:
+        return [
+            GroupSizeOptions(group_sizes=self.group_sizes, group_size_schedule=schedule)
+            for schedule in self.group_size_schedule
+        ]
+
+    def _localities(self) -> list[LocalityConfig]:
+        return list(
+            dict.fromkeys(
+                LocalityConfig(proximity_threshold=proximity, repulsion_threshold=repulsion)
+                for proximity in self.proximity_threshold
+                for repulsion in self.repulsion_threshold
+            )
+        )
 
 
 def _check_order_file(lpd_order_file: Path | None, orders: tuple[str, ...]) -> None:

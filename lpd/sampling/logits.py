@@ -28,12 +28,38 @@ def choose(
     Returns:
         (B, g) tokens, int64.
     """
+    return draw(adjust(logits, scales, config), uniforms)
+
+
+def adjust(logits: Tensor, scales: Tensor | None, config: SamplingConfig) -> Tensor:
+    """The logits that tokens are drawn by: guided, at the temperature, and filtered.
+
+    Args: as of :func:`choose`.
+
+    Returns:
+        (B, g, V), -inf for what is never drawn.
+    """
     if scales is not None:
         logits = guide(logits, scales)  # (B, g, V)
     if config.temperature != 1:
         logits = logits / config.temperature
-    logits = keep_top_k(logits, config.top_k)
-    return draw(keep_top_p(logits, config.top_p), uniforms)
+    return keep_top_p(keep_top_k(logits, config.top_k), config.top_p)
+
+
+def log_probs_of(
+    tokens: Tensor, logits: Tensor, scales: Tensor | None, config: SamplingConfig
+) -> Tensor:
+    """The log-probabilities with which :func:`choose` draws tokens.
+
+    Args:
+        tokens: (B, g) what was drawn.
+        logits: of the pass, as of :func:`choose`, and the others too.
+
+    Returns:
+        (B, g) in nats, float32.
+    """
+    log_probs = adjust(logits, scales, config).float().log_softmax(dim=-1)  # (B, g, V)
+    return log_probs.gather(-1, tokens[..., None])[..., 0]
 
 
 def guide(logits: Tensor, scale: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from lpd.orders.group_sizes import GroupSizes
 from lpd.orders.plan import DecodePlan
 from lpd.sampling.config import SamplingConfig
 from lpd.sampling.guidance import guidance_scales, guided_passes
-from lpd.sampling.logits import Choose, choose
+from lpd.sampling.logits import Choose, choose, log_probs_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,24 @@ class DecodedPass:
     """(B, g) raster positions."""
     tokens: Tensor
     """(B, g) codes."""
+    finite: Tensor | None
+    """(B,) whether all logits are finite, for the last pass."""
+    log_probs: Tensor | None
+    """(B, g) in nats, float32: of the distributions that the codes were drawn from, after guidance,
+    temperature and filters; None where the sampler was not asked for them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded:
+    """What all passes have decoded."""
+
+    codes: Tensor
+    """(B, N) in raster order, int64."""
+    finite: Tensor
+    """(B,) whether the last pass's logits are finite. Whatever breaks in an earlier pass is in the
+    KV cache, and every later row sees it."""
+    log_probs: Tensor | None
+    """(B, M) those of the passes, by place in generation order."""
 
 
 class Sampler:
@@ -73,6 +91,8 @@ class Sampler:
         batch_size: int,
         stack: DecodeStack | None = None,
         choose: Choose = choose,
+        *,
+        log_probs: bool = False,
     ) -> None:
         """Args:
         model: the transformer, in evaluation mode.
@@ -80,11 +100,13 @@ class Sampler:
         stack: how its blocks are run, and in what dtype; by default the readable way, in the
             weights'.
         choose: how tokens are made of logits.
+        log_probs: whether to tell with what probability each token was drawn.
         """
         self.model = model
         self.batch_size = batch_size
         self.stack = stack or model.stack()
         self.choose = choose
+        self.log_probs = log_probs
         self._cache: KVCache | None = None
 
     def __call__(
@@ -114,7 +136,7 @@ class Sampler:
         Raises:
             InputError: as :meth:`upload`.
         """
-        return self.decode(self.upload(condition, plan, uniforms, config, known_codes))
+        return self.decode(self.upload(condition, plan, uniforms, config, known_codes)).codes
 
     def upload(
         self,
@@ -153,20 +175,26 @@ class Sampler:
         )
 
     @torch.inference_mode()
-    def decode(self, inputs: DecodeInputs, cache: KVCache | None = None) -> Tensor:
+    def decode(self, inputs: DecodeInputs, cache: KVCache | None = None) -> Decoded:
         """All passes.
 
         Args:
             inputs: what :meth:`upload` gave.
             cache: as :meth:`passes`.
-
-        Returns:
-            (B, N) codes in raster order, int64.
         """
-        codes = inputs.codes
+        codes, finite, log_probs = inputs.codes, None, []
         for each in self.passes(inputs, cache):
             codes = codes.scatter(1, each.positions, each.tokens)
-        return codes
+            finite = each.finite
+            if each.log_probs is not None:
+                log_probs.append(each.log_probs)
+        if finite is None:  # nothing was to be decoded
+            finite = torch.ones(len(inputs), dtype=torch.bool, device=codes.device)
+        return Decoded(
+            codes=codes,
+            finite=finite,
+            log_probs=torch.cat(log_probs, dim=1) if log_probs else None,
+        )
 
     def make_cache(self, inputs: DecodeInputs) -> KVCache:
         """A KV cache for decoding these."""
@@ -211,8 +239,17 @@ class Sampler:
             tokens = self.choose(
                 logits, scales, inputs.uniforms[:, places], inputs.config
             )  # (B, g)
-            yield DecodedPass(positions=positions, tokens=tokens)
+            log_probs = None
+            if self.log_probs:  # by the logits, however the tokens were drawn by them
+                log_probs = log_probs_of(tokens, logits, scales, inputs.config)  # (B, g)
             start += size
+            finite = None
+            if start == end:
+                finite = logits.isfinite().view(-1, num_images, size * logits.shape[-1])
+                finite = finite.all(dim=2).all(dim=0)  # (B,)
+            yield DecodedPass(
+                positions=positions, tokens=tokens, finite=finite, log_probs=log_probs
+            )
             if start < end:  # the last group is nobody's context
                 context = model.token_context(tokens, positions)[None]  # (1, B, g, D)
 

@@ -27,6 +27,9 @@ _USAGE_BUFFER = "quantize.codebook_used"
 # batch of 256 would otherwise need some 30 GB.
 _LAYER_BYTES = {"cpu": 31 * 2**20, "cuda": 2**30}
 
+FLOAT32, PUBLISHED = "float32", "published"
+"""How the decoder's numbers become pixels, see :func:`to_pixels`."""
+
 
 class PixelDecoder:
     """Turns codes into pixels, for generation.
@@ -35,8 +38,10 @@ class PixelDecoder:
     it launches depends on shapes only, so that a CUDA graph can hold it.
     """
 
-    def __init__(self, vqgan: VQGAN, *, bf16: bool, fused: bool) -> None:
+    def __init__(self, vqgan: VQGAN, *, bf16: bool, fused: bool, rounding: str) -> None:
         """See :meth:`VQTokenizer.pixel_decoder`."""
+        # The published code decodes in the dtype of the passes, and rounds in it.
+        self._rounding_dtype = torch.bfloat16 if bf16 and rounding == PUBLISHED else torch.float32
         codebook = vqgan.quantize.codebook()  # (V, E)
         self._vqgan, self._table, self._fast = vqgan, codebook, None
         if bf16 or fused:
@@ -73,8 +78,10 @@ class PixelDecoder:
     def _decode(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
         z = F.embedding(codes, self._table).transpose(1, 2).unflatten(2, grid)  # (B, ., h, w)
         if self._fast is not None:
-            return to_pixels(self._fast(z))
-        return to_pixels(self._vqgan.decoder(self._vqgan.post_quant_conv(z)))
+            images = self._fast(z)
+        else:
+            images = self._vqgan.decoder(self._vqgan.post_quant_conv(z))
+        return to_pixels(images, self._rounding_dtype)
 
 
 class VQTokenizer:
@@ -193,7 +200,9 @@ class VQTokenizer:
         return self._vqgan.decode(codes, grid)
 
     @torch.inference_mode()
-    def pixel_decoder(self, *, bf16: bool = False, fused: bool = False) -> PixelDecoder:
+    def pixel_decoder(
+        self, *, bf16: bool = False, fused: bool = False, rounding: str = FLOAT32
+    ) -> PixelDecoder:
         """The decoder prepared for generation: (B, N) codes and their grid to (B, 3, H, W) uint8.
 
         Args:
@@ -202,26 +211,37 @@ class VQTokenizer:
                 ``fused``, the pixels are those of :meth:`decode`.
             fused: on CUDA, normalise by Triton kernels. No GPU has measured them yet, so they are
                 off by default.
+            rounding: how pixels are made: ``float32``, or ``published``, which with bf16 rounds as
+                the published code does.
 
         Raises:
-            InputError: ``fused`` on CUDA without triton.
+            InputError: ``fused`` on CUDA without triton, or there is no such rounding.
         """
+        if rounding not in (FLOAT32, PUBLISHED):
+            raise InputError(f"unknown rounding {rounding!r}: choose {FLOAT32} or {PUBLISHED}")
         if fused and self.device.type == "cuda" and importlib.util.find_spec("triton") is None:
             raise InputError(
                 "fused=True needs the package triton, which is not installed; install it or leave "
                 "fused out"
             )
-        return PixelDecoder(self._vqgan, bf16=bf16, fused=fused)
+        return PixelDecoder(self._vqgan, bf16=bf16, fused=fused, rounding=rounding)
+
+    @property
+    def config(self) -> VQGANConfig:
+        """The network's shape."""
+        return self._vqgan.config
 
 
-def to_pixels(images: Tensor) -> Tensor:
+def to_pixels(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """Float images in [-1, 1] to uint8 pixels: clamp, (x + 1) / 2 * 255, round.
 
     Args:
         images: (B, 3, H, W) float.
+        dtype: in which (x + 1) / 2 is computed. The published code has it in that of the decoder;
+            in bfloat16 some pixels come out one step away.
 
     Returns:
         (B, 3, H, W) uint8.
     """
     # Halving is exact, so one product by 127.5 rounds as / 2 * 255 does.
-    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return ((images.to(dtype).clamp(-1, 1) + 1).float() * 127.5).round().to(torch.uint8)

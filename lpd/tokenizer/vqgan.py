@@ -15,10 +15,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lpd.errors import InputError
+from lpd.weights import check_sizes
 
 # The look-up compares this many vectors at a time with the whole codebook: 256 MiB of similarities
 # for 16384 codes, where a batch of 64 images at 512 px would otherwise need 4 GiB.
 _LOOKUP_ROWS = 4096
+
+# What no tokenizer comes near, and a file with more is mistaken.
+_MOST = {
+    "ch": 1 << 12,
+    "num_res_blocks": 100,
+    "z_channels": 1 << 14,
+    "codebook_size": 1 << 24,
+    "codebook_embed_dim": 1 << 14,
+    "norm_groups": 1 << 12,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,16 +52,7 @@ class VQGANConfig:
     """Groups of every GroupNorm; must divide each level's channels."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "ch",
-            "num_res_blocks",
-            "z_channels",
-            "codebook_size",
-            "codebook_embed_dim",
-            "norm_groups",
-        ):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        check_sizes(self, _MOST)
         if not self.ch_mult or min(self.ch_mult) < 1:
             raise InputError(f"ch_mult must be one or more positive integers, got {self.ch_mult}")
         for mult in self.ch_mult:

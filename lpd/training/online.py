@@ -20,6 +20,7 @@ from lpd.generation import ImageGenerator
 from lpd.models.lpd import LPD
 from lpd.orders.plan import Grid
 from lpd.orders.request import OrderOptions, PlanSource, SweepOptions
+from lpd.sampling.config import SamplingSweep
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.training.checkpoint import Weights
 from lpd.training.config import TrainConfig
@@ -143,12 +144,12 @@ def evaluate_online(
             num_images=options.num_images,
             eval_bsz=options.eval_bsz,
             chunk_size=min(1000, -(-options.num_images // world.size)),  # work for every process
-            decoding=SweepOptions(
+            decoding=SweepOptions.of(
                 generation_steps=(options.generation_steps,), locality=config.orders.locality
             ),
-            sampling=options.sampling,
+            sampling=SamplingSweep.of(options.sampling),
             bf16=config.bf16,
-            seed=config.seed,
+            seed=(config.seed,),
             feature_extractor=options.feature_extractor,
             inception_path=options.inception_path,
             reference=options.reference,

@@ -10,7 +10,7 @@ from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.likelihood import HeldOutCodes, spread_rows
 from lpd.models.lpd import LPD
-from lpd.orders.group_sizes import GroupSizes
+from lpd.orders.group_sizes import GroupSizes, reduced_steps
 from lpd.orders.registry import OrderConfig
 from lpd.orders.request import PlanSource, SweepOptions
 from lpd.training.config import TrainConfig
@@ -106,13 +106,9 @@ def make_validation(
             if len(share)
             for kind, weight in config.orders.mix.shares.items()
         ],
-        plans=SweepOptions(
+        plans=SweepOptions.of(
             order=options.val_orders,
-            generation_steps=options.val_steps or _default_steps(cache.num_positions),
+            generation_steps=options.val_steps or reduced_steps(cache.num_positions),
             locality=config.orders.locality,
         ).sources(grid),
     )
-
-
-def _default_steps(num_positions: int) -> tuple[int, ...]:
-    return tuple(max(1, num_positions >> halvings) for halvings in (2, 3, 4))

@@ -19,10 +19,10 @@ from torch.utils.benchmark import Timer
 from lpd import cli
 from lpd.distributed import pick_device
 from lpd.errors import InputError
+from lpd.machine import processor
 from lpd.models.layers import Attend, Block, init_weights
 from lpd.models.visibility import Visibility, dense_attention, sparse_attention
 from lpd.orders.group_sizes import GroupSizes, make_group_sizes
-from scripts.benchmark.machine import processor
 
 STRIDE = 16
 NUM_PASSES = {256: (256, 20, 8), 512: (1024, 48)}  # by image size

@@ -30,12 +30,13 @@ from lpd.data.code_cache import CacheIndex, CacheWriter, CodeCache
 from lpd.data.published_cache import open_cache
 from lpd.distributed import World
 from lpd.errors import InputError
+from lpd.machine import processor, versions
 from lpd.options import Flat, flatten
 from lpd.orders.group_sizes import training_group_sizes
 from lpd.orders.mixture import OrderMixOptions, TrainingOrders
 from lpd.tokenizer.vqgan import VQGANConfig
 from lpd.training.batch import BatchSource
-from scripts.benchmark.machine import checkout, processor, versions
+from scripts.benchmark.machine import checkout
 
 SEED = 0
 NUM_CLASSES = 10

@@ -281,4 +281,4 @@ def fake_decoding(
             guided=guided,
             config=SamplingConfig(),
         )
-        yield lambda: sampler.decode(inputs)
+        yield lambda: sampler.decode(inputs).codes

@@ -21,13 +21,13 @@ import numpy.typing as npt
 
 from lpd import cli
 from lpd.errors import InputError
+from lpd.machine import processor
 from lpd.orders.group_sizes import make_group_sizes
 from lpd.orders.locality import LocalityConfig, locality_aware_order
 from lpd.orders.locality_batched import draw_priorities
 from lpd.orders.registry import LOCALITY_NAME, examples, find_order
 from lpd.orders.request import OrderOptions
 from lpd.orders.workers import make_orders
-from scripts.benchmark.machine import processor
 
 STRIDE = 16
 SEED = 0

@@ -36,6 +36,7 @@ from lpd import cli
 from lpd.distributed import pick_device
 from lpd.errors import InputError
 from lpd.generation import ImageGenerator
+from lpd.machine import processor, versions
 from lpd.models.lpd import preset_shape
 from lpd.options import Flat
 from lpd.orders.group_sizes import GroupSizeOptions
@@ -47,7 +48,7 @@ from lpd.sampling.guidance import guidance_scales, guided_passes
 from lpd.tokenizer.vqgan import VQGANConfig
 from scripts.benchmark import records, results
 from scripts.benchmark.launches import decoding_launches, profiled_launches
-from scripts.benchmark.machine import checkout, processor, versions
+from scripts.benchmark.machine import checkout
 from scripts.benchmark.records import DEFAULT, EAGER, RASTER, Record, Throughput, Way
 from scripts.benchmark.results import summary
 from scripts.benchmark.timing import (

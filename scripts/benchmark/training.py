@@ -33,6 +33,7 @@ from torch import Tensor
 from lpd import cli
 from lpd.distributed import World, pick_device
 from lpd.errors import InputError
+from lpd.machine import processor, versions
 from lpd.models.presets import NUM_CLASSES, STRIDE, preset_shape
 from lpd.training.batch import Prefetcher
 from lpd.training.config import TrainConfig
@@ -42,7 +43,7 @@ from lpd.training.throughput import training_flops, visible_pairs
 from lpd.training.trainer import Trainer
 from scripts.benchmark.baseline import CausalTrainer
 from scripts.benchmark.data import write_shards
-from scripts.benchmark.machine import checkout, processor, versions
+from scripts.benchmark.machine import checkout
 from scripts.benchmark.records import Times
 from scripts.benchmark.timing import Clock, Step, peak_memory, product, take_turns
 from scripts.benchmark.work import causal_pairs

@@ -22,7 +22,7 @@ from lpd.orders.request import SweepOptions
 from lpd.pretrained import load_model
 from lpd.progress import progress
 from lpd.provenance import Origin
-from lpd.sampling.config import SamplingConfig
+from lpd.sampling.config import SamplingSweep
 from lpd.weights import find_config, weights_file
 from scripts.order_study.claims import Floats
 from scripts.order_study.settings import (
@@ -104,24 +104,22 @@ def evaluate_model(config: StudyConfig, seed: int, share: float, world: World) -
     locality-aware order, in a quarter and an eighth of the passes that one code at a time takes."""
     quickstart, model_dir = config.quickstart_dir, config.model_dir(seed, share)
     model = model_config(model_dir)
-    for cfg in GUIDANCE:
-        for sampling_seed in SAMPLING_SEEDS:
-            evaluation = EvalConfig(
-                pretrained_ckpt=model_dir,
-                vqgan_path=quickstart / "tokenizer",
-                output_dir=config.quality_dir(seed, share, cfg, sampling_seed),
-                img_size=model.img_size,
-                num_images=config.num_images,
-                eval_bsz=125,
-                decoding=SweepOptions(
-                    order=(LOCALITY_NAME,),
-                    generation_steps=numbers_of_passes(model.num_positions)[1:3],
-                    locality=LOCALITY,
-                ),
-                sampling=SamplingConfig(cfg=cfg),
-                seed=sampling_seed,
-                feature_extractor=str(quickstart / "classifier"),
-                reference=quickstart / "digits",
-                num_workers=0,
-            )
-            run_evaluation(evaluation, world)
+    evaluation = EvalConfig(
+        pretrained_ckpt=model_dir,
+        vqgan_path=quickstart / "tokenizer",
+        output_dir=config.quality_dir(seed, share),
+        img_size=model.img_size,
+        num_images=config.num_images,
+        eval_bsz=125,
+        decoding=SweepOptions.of(
+            order=(LOCALITY_NAME,),
+            generation_steps=numbers_of_passes(model.num_positions)[1:3],
+            locality=LOCALITY,
+        ),
+        sampling=SamplingSweep(cfg=GUIDANCE),
+        seed=SAMPLING_SEEDS,
+        feature_extractor=str(quickstart / "classifier"),
+        reference=quickstart / "digits",
+        num_workers=0,
+    )
+    run_evaluation(evaluation, world)

@@ -75,10 +75,9 @@ class StudyConfig:
         """The file with the losses of its model."""
         return self.output_dir / "losses" / f"seed_{seed}_{name_of(share)}.npz"
 
-    def quality_dir(self, seed: int, share: float, cfg: float, sampling_seed: int) -> Path:
-        """The folder of an evaluation of its model."""
-        name = f"seed_{seed}_{name_of(share)}_cfg_{cfg:g}_sampling_{sampling_seed}"
-        return self.output_dir / "quality" / name
+    def quality_dir(self, seed: int, share: float) -> Path:
+        """The folder of the evaluation of its model."""
+        return self.output_dir / "quality" / f"seed_{seed}_{name_of(share)}"
 
     def model_dir(self, seed: int, share: float) -> Path:
         """The folder of its model; the weights are there once the training is complete."""

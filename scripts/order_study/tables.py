@@ -4,6 +4,7 @@ S trainings of a mixture, n held-out images, N codes of each.
 """
 
 import csv
+import itertools
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from lpd.evaluation.report import RESULTS_NAME
-from lpd.files import atomic_path, read_json
+from lpd.evaluation.report import RESULTS_NAME, read_results
+from lpd.files import atomic_path
 from lpd.likelihood import Estimate
 from lpd.orders.registry import LOCALITY_NAME
 from scripts.order_study.claims import Difference, Floats, difference_of_losses
@@ -162,28 +163,32 @@ def _losses(config: StudyConfig, seed: int, share: float, num_positions: int) ->
 
 def _quality(config: StudyConfig, seed: int, share: float, num_positions: int) -> list[QualityRow]:
     """The digits that a model generated; none where a setting is missing."""
+    folder = config.quality_dir(seed, share)
+    results = read_results(folder) if (folder / RESULTS_NAME).is_file() else []
     rows = []
-    for cfg in GUIDANCE:
-        for sampling_seed in SAMPLING_SEEDS:
-            file = config.quality_dir(seed, share, cfg, sampling_seed) / RESULTS_NAME
-            if not file.is_file():
-                return []
-            by_passes = read_json(file)["orders"][LOCALITY_NAME]
-            for passes in numbers_of_passes(num_positions)[1:3]:
-                numbers = by_passes[str(passes)]
-                rows.append(
-                    QualityRow(
-                        locality_aware_share=share,
-                        training_seed=seed,
-                        order=LOCALITY_NAME,
-                        passes=passes,
-                        cfg=cfg,
-                        sampling_seed=sampling_seed,
-                        images=numbers["num_images"],
-                        fid=numbers["fid"],
-                        class_accuracy=numbers["class_accuracy"],
-                    )
-                )
+    for cfg, sampling_seed, passes in itertools.product(
+        GUIDANCE, SAMPLING_SEEDS, numbers_of_passes(num_positions)[1:3]
+    ):
+        asked = (LOCALITY_NAME, passes, cfg, sampling_seed)
+        found = [r for r in results if (r.order, r.generation_steps, r.cfg, r.seed) == asked]
+        if not found:
+            return []
+        fid, accuracy = found[0].metrics["fid"], found[0].metrics["class_accuracy"]
+        assert fid is not None
+        assert accuracy is not None
+        rows.append(
+            QualityRow(
+                locality_aware_share=share,
+                training_seed=seed,
+                order=LOCALITY_NAME,
+                passes=passes,
+                cfg=cfg,
+                sampling_seed=sampling_seed,
+                images=found[0].num_images,
+                fid=fid,
+                class_accuracy=accuracy,
+            )
+        )
     return rows
 
 

@@ -8,6 +8,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -137,20 +138,23 @@ def quality_curves(
     return figure
 
 
-def plan_losses(orders: dict[str, dict[str, dict[str, float]]]) -> Figure:
+def plan_losses(plans: list[dict[str, Any]]) -> Figure:
     """What decoding real digits costs by number of passes, and how much more than in the first
     order.
 
     Args:
-        orders: per order and number of passes what ``main_eval.py --plan_loss`` writes.
+        plans: what ``main_eval.py --plan_loss`` tells of each.
     """
+    orders: dict[str, dict[int, dict[str, Any]]] = {}
+    for plan in plans:
+        orders.setdefault(plan["order"], {})[plan["passes"]] = plan
     styles = styles_of(orders)
     first, *_ = orders
     with mpl.rc_context(_STYLE):
         figure, axes = plt.subplots(1, 2, figsize=(8, 3.5))
         for order, by_steps in orders.items():
-            steps = sorted(map(int, by_steps))
-            numbers = [by_steps[str(step)] for step in steps]
+            steps = sorted(by_steps)
+            numbers = [by_steps[step] for step in steps]
             look = {
                 "marker": styles[order].marker,
                 "linestyle": styles[order].line,

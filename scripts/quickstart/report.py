@@ -19,9 +19,9 @@ import torch
 from lpd import cli
 from lpd.data.images import index_images, read_image
 from lpd.data.transforms import image_to_pixels, normalize_
-from lpd.evaluation.chunks import Chunk
-from lpd.evaluation.plan_losses import LOSSES_NAME
-from lpd.evaluation.report import RESULTS_NAME
+from lpd.evaluation.chunks import read_codes
+from lpd.evaluation.plan_loss_report import LOSSES_NAME
+from lpd.evaluation.report import RESULTS_NAME, read_results
 from lpd.files import read_json, write_json
 from lpd.generation import ImageGenerator
 from lpd.orders.files import load_orders
@@ -80,17 +80,19 @@ class Quickstart:
         self.model = model.config
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
         evaluations = ("evaluation", f"evaluation_{SHOWN_STEPS}", "evaluation_other_orders")
-        contents = [read_json(folder / name / RESULTS_NAME) for name in evaluations]
-        self.settings = contents[0]["settings"]
+        self.settings = read_json(folder / evaluations[0] / RESULTS_NAME)["settings"]
         numbers: dict[str, dict[str, Any]] = {}
-        for content in contents:
-            for order, by_steps in content["orders"].items():
-                numbers.setdefault(order, {}).update(by_steps)
+        for name in evaluations:
+            for result in read_results(folder / name):
+                by_steps = numbers.setdefault(result.order, {})
+                by_steps[str(result.generation_steps)] = result.flat()
         self.orders = {order: numbers[order] for order in COMPARED_ORDERS}
         self.other_orders = {order: numbers[order] for order in OTHER_ORDERS}
         self.classifier = read_json(folder / "classifier" / "accuracy.json")
         self.tokenizer_training = read_json(folder / "tokenizer" / "training.json")
-        self.plan_losses = read_json(folder / PLAN_LOSSES_NAME / LOSSES_NAME)
+        self.plan_losses = read_json(folder / PLAN_LOSSES_NAME / LOSSES_NAME)["plans"]
+        for each in self.plan_losses:  # of which its own folder tells
+            del each["by_pass"]
         self._log = [
             json.loads(line) for line in (folder / "lpd" / "log.jsonl").read_text().splitlines()
         ]
@@ -121,8 +123,14 @@ class Quickstart:
 
     def generated(self, order: str, count: int) -> figures.Pixels:
         """The first images of the shown setting: (count, 3, S, S); image i is of class i mod C."""
-        chunk = self.folder / f"evaluation_{SHOWN_STEPS}" / f"{order}_{SHOWN_STEPS}" / "chunks"
-        return self.generator.decode(Chunk.load(chunk / "chunk_00000.npz").codes[:count])
+        evaluation = self.folder / f"evaluation_{SHOWN_STEPS}"
+        return self.generator.decode(
+            read_codes(
+                evaluation / f"{order}_{SHOWN_STEPS}",
+                num_images=self.settings["num_images"],
+                old_size=self.settings["chunk_size"],
+            )[:count]
+        )
 
     def passes(self) -> dict[str, npt.NDArray[np.int64]]:
         """Per order (n, N) the pass of each cell, of the images of the shown setting."""
@@ -224,7 +232,7 @@ def make_pictures(quickstart: Quickstart) -> dict[str, bytes]:
         "quality": figures.figure_bytes(
             figures.quality_curves(quickstart.orders, quickstart.other_orders, METRICS)
         ),
-        "plan_losses": figures.figure_bytes(figures.plan_losses(quickstart.plan_losses["orders"])),
+        "plan_losses": figures.figure_bytes(figures.plan_losses(quickstart.plan_losses)),
         "losses": figures.figure_bytes(figures.loss_curves(curves, held_out)),
     }
 
@@ -259,7 +267,7 @@ def page_texts(quickstart: Quickstart) -> dict[str, str]:
         ),
         "quality_table": quality_table(quickstart.orders),
         "plan_losses_caption": (
-            f"{quickstart.plan_losses['images']} held-out digits. Right: the same digits in two "
+            f"{quickstart.plan_losses[0]['images']} held-out digits. Right: the same digits in two "
             "orders, with two standard errors over the digits; they say nothing of how another "
             f"training would come out. The model was trained on the orders {ORDER_MIX}."
         ),

@@ -22,6 +22,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from lpd.data import code_cache
+from lpd.evaluation.chunks import read_codes
 from lpd.models.lpd import PRESETS
 
 ROOT = Path(__file__).parents[2]
@@ -108,8 +109,7 @@ def test_what_is_complete_is_left_alone(
         ("training", "training", ("--proj_dropout", "0"), "proj_dropout"),
         ("training", "training", ("--cached_path", "other/cache"), "files_sha256"),
         ("training_done", "training_done", ("--lr", "0.02"), "lr"),
-        ("evaluation", "evaluation", ("--cfg", "2"), "cfg"),
-        ("evaluation", "evaluation", ("--seed", "4"), "seed"),
+        ("evaluation", "evaluation", ("--num_images", "23"), "num_images"),
         ("evaluation", "evaluation", ("--repulsion_threshold", "0"), "repulsion"),
         ("evaluation", "evaluation", ("--reference", "images"), "reference"),
     ],
@@ -223,39 +223,47 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(
 
 
 def test_a_setting_younger_than_an_evaluation_counts_as_its_default() -> None:
+    """Group sizes grow as the cosine where the record does not say how: what was made is that."""
     record = Path("evaluation/settings.json")
     whole = json.loads(record.read_text())
     assert whole["group_size_schedule"] == "cosine"
     older = {name: value for name, value in whole.items() if name != "group_size_schedule"}
     record.write_text(json.dumps(older))
-    assert run("evaluation", "--group_size_schedule", "linear") == 2
-    assert json.loads(record.read_text()) == older
+    before = written_at(files("evaluation/lpd_4"))
     assert run("evaluation") == 0
-    assert json.loads(record.read_text()) == whole
+    assert whole.items() <= json.loads(record.read_text()).items()
+    assert written_at(before) == before
+    assert not Path("evaluation/lpd_4_cosine").exists()
 
 
 def test_an_interrupted_evaluation_makes_what_is_missing() -> None:
     before = files("evaluation")
     assert "evaluation/raster_4/metrics.json" not in before
-    results = "evaluation/results.json"
     settings = json.loads(before["evaluation/settings.json"])
-    # Settings and results are written again on every run; all else that is there is not.
-    times = written_at(before.keys() - {"evaluation/settings.json", results})
+    # Settings and results are written again on every run, and features go once they have served;
+    # all else that is there stays.
+    written = {"settings.json", "results.json", "raster_4/chunks/chunk_00000.npz"}
+    times = written_at(before.keys() - {f"evaluation/{name}" for name in written})
     assert run("evaluation") == 0
     after = files("evaluation")
     assert after.keys() - before.keys() == {
-        *(f"evaluation/raster_4/chunks/chunk_0000{k}.npz" for k in (1, 2)),
-        *("evaluation/raster_4/metrics.json", "evaluation/raster_4/samples.png"),
+        "evaluation/raster_4/chunks/chunk_00000008_00000016.npz",
+        "evaluation/raster_4/chunks/chunk_00000016_00000024.npz",
+        *(f"evaluation/raster_4/{name}" for name in ("metrics.json", "samples.png")),
+        *("evaluation/raster_4/statistics.npz", "evaluation/results.csv"),
     }
     assert written_at(times) == times
     assert settings.items() <= json.loads(after["evaluation/settings.json"]).items()
 
-    numbers = json.loads(after[results])
-    assert numbers["orders"]["lpd"]["4"] == json.loads(before["evaluation/lpd_4/metrics.json"])
+    lpd, raster = json.loads(after["evaluation/results.json"])["results"]
     recorded, made = (
         json.loads(after[f"evaluation/{setting}/metrics.json"]) for setting in ("lpd_4", "raster_4")
     )
-    assert numbers["orders"]["raster"]["4"] == made
+    assert recorded == json.loads(before["evaluation/lpd_4/metrics.json"])
+    # What did not say how it was drawn is of what the folder has recorded.
+    assert lpd.items() >= recorded.items()
+    assert (lpd["cfg"], lpd["seed"]) == (settings["cfg"], settings["seed"])
+    assert raster == made
     # The same numbers are there, and the same are missing.
     assert made.keys() >= recorded.keys()
     for name, number in recorded.items():
@@ -264,12 +272,21 @@ def test_an_interrupted_evaluation_makes_what_is_missing() -> None:
 
     # The chunks that were made are those of an evaluation made today from the beginning.
     assert run("evaluation", "--output_dir", "fresh") == 0
-    for chunk in (1, 2):
-        name = f"raster_4/chunks/chunk_0000{chunk}.npz"
-        with np.load(Path("evaluation", name)) as one, np.load(Path("fresh", name)) as other:
-            assert one.files == other.files
-            for part in set(one.files) - {"seconds"}:
-                np.testing.assert_array_equal(one[part], other[part])
+    found, fresh = (
+        read_codes(Path(name, "raster_4"), num_images=24, old_size=8)
+        for name in ("evaluation", "fresh")
+    )
+    np.testing.assert_array_equal(found, fresh)
+
+
+def test_a_recorded_evaluation_grows_by_other_ways_to_draw() -> None:
+    before = written_at(files("evaluation/lpd_4"))
+    assert run("evaluation", "--order", "lpd", "--cfg", "1.5", "2", "--seed", "3", "4") == 0
+    assert written_at(before) == before
+    results = json.loads(Path("evaluation/results.json").read_text())["results"]
+    assert sorted((each["cfg"], each["seed"]) for each in results) == [
+        (1.5, 3), (1.5, 4), (2.0, 3), (2.0, 4),
+    ]  # fmt: skip
 
 
 def test_orders_of_another_seed_take_the_place_of_the_old() -> None:

@@ -135,17 +135,19 @@ def test_what_waits_for_the_device_is_noticed() -> None:
         number.item()
 
 
+@pytest.mark.parametrize("log_probs", [False, True], ids=["", "log_probs"])
 @pytest.mark.parametrize("bf16", [True, False], ids=["bf16", "float32"])
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_the_decoding_loop_does_not_wait_for_the_device(
-    gpu_model: LPD, config: SamplingConfig, bf16: bool
+    gpu_model: LPD, config: SamplingConfig, bf16: bool, log_probs: bool
 ) -> None:
     labels, plan, uniforms = inputs(8)
-    sampler = Sampler(gpu_model, 8, gpu_model.stack(torch.bfloat16 if bf16 else None))
+    stack = gpu_model.stack(torch.bfloat16 if bf16 else None)
+    sampler = Sampler(gpu_model, 8, stack, log_probs=log_probs)
     expected = sampler(labels, plan, uniforms, config)  # warm: libraries are set up
     uploaded = sampler.upload(labels, plan, uniforms, config)
     with host_syncs_allowed(allowed=False):
-        codes = sampler.decode(uploaded)
+        codes = sampler.decode(uploaded).codes
     assert torch.equal(codes, expected)
 
 

@@ -18,13 +18,13 @@ from lpd.evaluation.features import (
 from lpd.evaluation.setting import EvalConfig
 from lpd.generation import ImageGenerator
 from lpd.models.lpd import LPD
-from lpd.options import from_flat
-from lpd.sampling.config import SamplingConfig
+from lpd.options import defaults, from_flat
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
 from lpd.weights import save_pretrained
 
 CPU = torch.device("cpu")
+SWEPT = {name for name, value in defaults(EvalConfig).items() if isinstance(value, tuple)}
 
 
 @pytest.fixture(scope="session")
@@ -77,9 +77,8 @@ def make_maker(
 ) -> Callable[..., ChunkMaker]:
     """Makes what makes the run's chunks, for a batch size."""
 
-    def make(batch_size: int, *, cfg: float = 1.5, seed: int = 3) -> ChunkMaker:
-        generator = make_generator(batch_size)
-        return ChunkMaker(generator, extractor, sampling=SamplingConfig(cfg=cfg), seed=seed)
+    def make(batch_size: int) -> ChunkMaker:
+        return ChunkMaker(make_generator(batch_size), extractor)
 
     return make
 
@@ -105,6 +104,10 @@ def make_config(run_folder: Path, tmp_path: Path) -> Callable[..., EvalConfig]:
             "num_workers": 0,
             "device": "cpu",
         }
-        return from_flat(EvalConfig, {**values, **changes})
+        values |= changes
+        for name in set(values) & SWEPT:
+            if not isinstance(values[name], tuple):
+                values[name] = (values[name],)
+        return from_flat(EvalConfig, values)
 
     return make

@@ -7,12 +7,24 @@ import threading
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lpd.distributed import World
-from lpd.evaluation.chunks import Chunk, chunk_tasks
+from lpd.evaluation.chunks import (
+    Chunk,
+    Task,
+    Times,
+    check_chunk,
+    chunk_path,
+    find_chunks,
+    image_digests,
+    missing_ranges,
+    share_out,
+)
 from lpd.evaluation.features import Classifier
 from lpd.evaluation.setting import Setting
-from lpd.evaluation.sweep import share_elsewhere
+from lpd.evaluation.sweep import seconds_per_image, share_elsewhere
 from lpd.generation import ImageGenerator
 from lpd.orders.files import load_orders, save_orders
 from lpd.orders.group_sizes import make_group_sizes
@@ -20,19 +32,20 @@ from lpd.orders.locality import LocalityConfig
 from lpd.orders.registry import OrderConfig, make_plan
 from lpd.orders.request import PlanSource
 from lpd.sampling.config import SamplingConfig
+from tests.unit.evaluation.chunk_tasks import chunk_tasks
 
 NUM_IMAGES = 17
 GROUP_SIZES = make_group_sizes(16, 5)
 
 
-def setting_of(order, order_file=None):
+def setting_of(order, order_file=None, *, cfg=1.5, seed=3):
     source = PlanSource(
         order=OrderConfig(kind=order),
         grid=(4, 4),
         group_sizes=GROUP_SIZES,
         order_file=order_file,
     )
-    return Setting(source=source)
+    return Setting(source=source, sampling=SamplingConfig(cfg=cfg), seed=seed)
 
 
 SETTING = setting_of("lpd")
@@ -46,15 +59,21 @@ def whole(maker, folder, setting=SETTING, chunk_size=NUM_IMAGES):
 
 def joined(tasks):
     chunks = [Chunk.load(task.path) for task in tasks]
-    return {
+    own = {
         name: np.concatenate([getattr(chunk, name) for chunk in chunks])
-        for name in ("codes", "features", "logits", "labels")
+        for name in ("codes", "labels", "digests")
     }
+    measured = {
+        name: np.concatenate([getattr(chunk.measured, name) for chunk in chunks])
+        for name in ("features", "logits")
+    }
+    return own | measured
 
 
 def assert_same(a, b):
     np.testing.assert_array_equal(a["codes"], b["codes"])
     np.testing.assert_array_equal(a["labels"], b["labels"])
+    np.testing.assert_array_equal(a["digests"], b["digests"])
     for name in ("features", "logits"):  # batch sizes choose kernels that round differently
         np.testing.assert_allclose(a[name], b[name], rtol=1e-4, atol=1e-5)
 
@@ -79,7 +98,9 @@ def test_images_are_those_of_their_labels_orders_and_streams(make_generator, ext
         ).codes
         np.testing.assert_array_equal(expected["codes"][image], codes[0].numpy())
         assert expected["labels"][image] == image % 3
-        measured = extractor(torch.from_numpy(generator.decode(codes.numpy())))
+        pixels = generator.decode(codes.numpy())
+        np.testing.assert_array_equal(expected["digests"][image], image_digests(pixels)[0])
+        measured = extractor(torch.from_numpy(pixels))
         for name in ("features", "logits"):
             np.testing.assert_allclose(
                 expected[name][image], getattr(measured, name)[0], rtol=1e-4, atol=1e-5
@@ -95,25 +116,67 @@ def test_batch_and_chunk_size_change_nothing(
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 7])
-def test_processes_share_chunks_and_change_nothing(make_maker, expected, tmp_path, world_size):
+def test_processes_share_images_and_change_nothing(make_maker, expected, tmp_path, world_size):
     maker = make_maker(4)
-    tasks = chunk_tasks(SETTING, tmp_path, NUM_IMAGES, 4)
-    made = []
-    for rank in range(world_size):
-        before = {path.name for path in tmp_path.iterdir()}
+    shares = share_out([("lpd", range(NUM_IMAGES))], world_size, 4)
+    sizes = [sum(len(images) for _, images in share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+    for rank, share in enumerate(shares):
+        tasks = [
+            Task(setting=SETTING, image_indices=images, path=chunk_path(tmp_path, images))
+            for _, images in share
+        ]
         maker.make_share(tasks, World(rank=rank, size=world_size))
-        made.append({path.name for path in tmp_path.iterdir()} - before)
-    assert sum(map(len, made)) == len(tasks)  # nobody's twice, all somebody's
-    assert max(map(len, made)) <= -(-len(tasks) // world_size)
+    found = find_chunks(tmp_path, NUM_IMAGES, 1000)
+    assert missing_ranges(found, NUM_IMAGES) == []
+    tasks = [Task(setting=SETTING, image_indices=r, path=path) for r, path in found.items()]
     assert_same(joined(tasks), expected)
+
+
+ranges = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 30), st.integers(1, 20)))
+
+
+@given(ranges=ranges, world_size=st.integers(1, 9), chunk_size=st.integers(1, 12))
+def test_what_is_missing_is_shared_out_evenly(ranges, world_size, chunk_size):
+    missing = [(name, range(start, start + count)) for name, start, count in ranges]
+    shares = share_out(missing, world_size, chunk_size)
+    images = [[(name, i) for name, part in share for i in part] for share in shares]
+    together = list(itertools.chain.from_iterable(images))
+    assert together == [(name, i) for name, part in missing for i in part]
+    assert max(map(len, images)) - min(map(len, images)) <= 1
+    assert all(0 < len(part) <= chunk_size for share in shares for _, part in share)
+
+
+@given(cuts=st.sets(st.integers(1, 39)), lost=st.sets(st.integers(0, 39)))
+def test_what_is_missing_is_what_no_chunk_holds(cuts, lost):
+    bounds = [0, *sorted(cuts), 40]
+    parts = [range(*pair) for pair in itertools.pairwise(bounds)]
+    there = [part for number, part in enumerate(parts) if number not in lost]
+    gaps = missing_ranges(there, 40)
+    held = {image for part in there for image in part}
+    assert {image for gap in gaps for image in gap} == set(range(40)) - held
+    assert all(first.stop < second.start for first, second in itertools.pairwise(gaps))
+
+
+def test_chunks_are_found_by_their_images(tmp_path):
+    for name in ("chunk_00000.npz", "chunk_00002.npz", "chunk_00000005_00000007.npz", "x.npz"):
+        (tmp_path / name).touch()
+    found = find_chunks(tmp_path, 12, 5)
+    assert list(found) == [range(5), range(5, 7), range(10, 12)]
+    assert missing_ranges(found, 12) == [range(7, 10)]
+    (tmp_path / "chunk_00000006_00000008.npz").touch()
+    with pytest.raises(ValueError, match=r"00000008\.npz holds images that another file holds too"):
+        find_chunks(tmp_path, 12, 5)
+    with pytest.raises(ValueError, match="of images that do not belong here"):
+        find_chunks(tmp_path, 7, 5)
 
 
 def test_another_seed_order_or_guidance_gives_other_images(make_maker, expected, tmp_path):
     for number, other in enumerate(
         (
-            whole(make_maker(8, seed=4), tmp_path / "0"),
+            whole(make_maker(8), tmp_path / "0", setting_of("lpd", seed=4)),
             whole(make_maker(8), tmp_path / "1", setting_of("raster")),
-            whole(make_maker(8, cfg=1.0), tmp_path / "2"),
+            whole(make_maker(8), tmp_path / "2", setting_of("lpd", cfg=1.0)),
         )
     ):
         assert (other["codes"] != expected["codes"]).any(), number
@@ -150,33 +213,77 @@ def test_seconds_are_told_apart_by_the_clock(make_maker, tmp_path, monkeypatch):
         lambda make, items: (takes(8, make)(item) for item in items),
     )
     chunks = list(make_maker(4).make(chunk_tasks(SETTING, tmp_path, 13, 10)))
-    assert [chunk.seconds for chunk in chunks] == [3, 1]
-    assert [chunk.extractor_seconds for chunk in chunks] == [0.75, 0.25]
-    assert [chunk.wall_seconds for chunk in chunks] == [3 * 9.25, 9.25]
+    assert [chunk.times for chunk in chunks] == [
+        Times(generator=3, extractor=0.75, wall=3 * 9.25, warm=2, warm_images=6),
+        Times(generator=1, extractor=0.25, wall=9.25, warm=1, warm_images=3),
+    ]
     assert share_elsewhere(chunks) == 8 / 9.25
+    assert seconds_per_image(chunks) == 3 / 9
+    assert (
+        seconds_per_image(list(make_maker(4).make(chunk_tasks(SETTING, tmp_path, 4, 4)))) == 1 / 4
+    )
 
 
 def test_times_are_kept_in_the_file(make_maker, tmp_path):
     (task,) = chunk_tasks(SETTING, tmp_path, 5, 5)
     (chunk,) = make_maker(4).make([task])
     for times in (
-        {"seconds": 1.5, "extractor_seconds": 0.1, "wall_seconds": 2.25},
-        {"seconds": 0.3, "extractor_seconds": None, "wall_seconds": None},
+        Times(generator=1.5, extractor=0.1, wall=2.25, warm=1.25, warm_images=4),
+        Times(generator=1.5, extractor=0.1, wall=2.25),
+        Times(generator=0.3),
     ):
-        dataclasses.replace(chunk, **times).save(task.path)
-        found = Chunk.load(task.path)
-        assert {name: getattr(found, name) for name in times} == times
+        dataclasses.replace(chunk, times=times).save(task.path)
+        assert Chunk.load(task.path).times == times
 
 
-def test_a_file_of_before_other_times_than_the_generators_were_kept(make_maker, tmp_path):
+def test_a_file_of_before_much_was_recorded(make_maker, tmp_path):
     (task,) = chunk_tasks(SETTING, tmp_path, 5, 5)
     (chunk,) = make_maker(4).make([task])
     chunk.save(task.path)
     with np.load(task.path) as content:
-        np.savez(task.path, **{**content, "seconds": np.float64(0.75)})
+        kept = {name: content[name] for name in ("codes", "labels", "features", "logits")}
+    np.savez(task.path, **kept, seconds=np.float64(0.75))
     old = Chunk.load(task.path)
-    assert (old.seconds, old.extractor_seconds, old.wall_seconds) == (0.75, None, None)
+    assert old.times == Times(generator=0.75)
+    assert (old.digests, old.identity) == (None, None)
     assert share_elsewhere([chunk, old]) is None
+    assert seconds_per_image([chunk, old]) == (chunk.times.generator + 0.75) / 10
+    assert check_chunk(task.path, "whatever")  # it cannot tell
+
+
+def test_a_chunk_says_what_it_is_of(make_maker, tmp_path):
+    folder = tmp_path / "lpd_5" / "chunks"
+    (task,) = chunk_tasks(SETTING, folder, 5, 5)
+    make_maker(4).make_share([task], World())
+    assert check_chunk(task.path, "one")
+    with pytest.raises(ValueError, match="was made with other settings or weights"):
+        check_chunk(task.path, "another")
+
+
+def test_features_that_were_dropped_are_computed_again(make_maker, tmp_path):
+    tasks = chunk_tasks(SETTING, tmp_path, NUM_IMAGES, 10)
+    maker = make_maker(4)
+    maker.make_share(tasks, World())
+    before = joined(tasks)
+    for task in tasks:
+        Chunk.load(task.path).without_features().save(task.path)
+        assert not check_chunk(task.path, "one")
+        assert Chunk.load(task.path).measured is None
+        maker.measure_again(task.path)
+        assert check_chunk(task.path, "one")
+    assert_same(joined(tasks), before)
+
+
+def test_numbers_that_are_not_finite_end_the_run(make_maker, tmp_path, monkeypatch):
+    run = ImageGenerator.run
+
+    def broken(self, inputs):
+        made = run(self, inputs)
+        return dataclasses.replace(made, finite=torch.arange(len(made.codes)) != 2)
+
+    monkeypatch.setattr(ImageGenerator, "run", broken)
+    with pytest.raises(ValueError, match="logits for image 2 are not finite"):
+        list(make_maker(4).make(chunk_tasks(SETTING, tmp_path, 4, 4)))
 
 
 def test_progress_counts_every_image(make_maker, tmp_path):
@@ -207,7 +314,7 @@ def test_what_ends_the_work_ends_its_thread(make_maker, tmp_path, monkeypatch, e
         make_maker(2).make_share(chunk_tasks(SETTING, tmp_path, 17, 4), World())
     assert workers() == before
     assert "ending" in {entry.name for entry in caught.traceback}
-    assert [path.name for path in tmp_path.iterdir()] == ["chunk_00000.npz"]
+    assert [path.name for path in tmp_path.iterdir()] == ["chunk_00000000_00000004.npz"]
 
 
 def test_a_damaged_chunk_is_named(make_maker, tmp_path):
@@ -216,5 +323,5 @@ def test_a_damaged_chunk_is_named(make_maker, tmp_path):
     content = bytearray(task.path.read_bytes())
     content[len(content) // 2] ^= 1
     task.path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"chunk_00000\.npz is damaged.*delete it"):
+    with pytest.raises(ValueError, match=r"_00000004\.npz is damaged.*delete it"):
         Chunk.load(task.path)

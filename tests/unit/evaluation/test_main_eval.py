@@ -54,14 +54,17 @@ def test_two_processes_give_the_numbers_of_one(flags, run_main, in_two_processes
     assert codes == [0, 0], outputs
     assert [output.count("FID") for output in outputs] == [1, 0]  # rank 0 alone reports
     one, both = (
-        json.loads((tmp_path / name / "results.json").read_text())["orders"]
+        json.loads((tmp_path / name / "results.json").read_text())["results"]
         for name in ("one", "two")
     )
-    for order in ("raster", "lpd"):
-        for steps in ("16", "4"):
-            a, b = one[order][steps], both[order][steps]
-            for name in ("fid", "inception_score", "class_accuracy", "precision", "recall"):
-                assert b[name] == pytest.approx(a[name], rel=1e-4, abs=1e-6), (order, steps, name)
+    assert [(each["order"], each["generation_steps"]) for each in one] == [
+        ("lpd", 16), ("lpd", 4), ("raster", 16), ("raster", 4),
+    ]  # fmt: skip
+    for a, b in zip(one, both, strict=True):
+        for name in ("codes_sha256", "pixels_sha256", "duplicates", "images_per_class"):
+            assert a[name] == b[name]
+        for name in ("fid", "inception_score", "class_accuracy", "precision", "recall"):
+            assert b[name] == pytest.approx(a[name], rel=1e-4, abs=1e-6), (a["order"], name)
 
 
 def test_a_mistake_of_two_processes_ends_both(flags, run_main, in_two_processes, tmp_path):
@@ -155,17 +158,18 @@ print(json.dumps([json.loads(outputs[0]), outputs[1], outputs[2:], heavy]))
     assert heavy == []
     given = {
         "pretrained_ckpt": "m", "vqgan_path": "t", "output_dir": "o", "evaluate": True,
-        "order": ["raster", "zipar_4", "lpd"], "generation_steps": [32, 20], "cfg": 4.8,
-        "group_sizes": "1x4 2x6", "lpd_order_file": "f.npz", "repulsion_threshold": 3.0,
-        "bf16": False, "proximity_threshold": 0.5, "top_k": 5, "save_npz": True,
+        "order": ["raster", "zipar_4", "lpd"], "generation_steps": [32, 20], "cfg": [4.8],
+        "group_sizes": "1x4 2x6", "lpd_order_file": "f.npz", "repulsion_threshold": [3.0],
+        "bf16": False, "proximity_threshold": [0.5], "top_k": [5], "save_npz": True,
     }  # fmt: skip
     others = {
         "model": None, "img_size": 256, "num_images": 50000, "eval_bsz": 64,
-        "group_size_schedule": "cosine", "cfg_schedule": "linear", "temperature": 1.0,
-        "top_p": 1.0, "seed": 0, "device": None, "feature_extractor": "inception",
+        "group_size_schedule": ["cosine"], "cfg_schedule": ["linear"], "temperature": [1.0],
+        "top_p": [1.0], "seed": [0], "device": None, "feature_extractor": "inception",
         "inception_path": None, "reference": None, "num_workers": 4, "measure_speed": False,
         "backend": "auto", "cuda_graphs": True,
-        "save_images": False, "chunk_size": 1000,
+        "save_images": False, "chunk_size": 1000, "keep_features": False,
+        "pixel_rounding": "float32",
     }  # fmt: skip
     assert options == given | others
     for name in options:

@@ -10,7 +10,7 @@ import torch
 from lpd.data.published_cache import open_cache
 from lpd.distributed import World
 from lpd.errors import InputError
-from lpd.files import read_json
+from lpd.evaluation.report import read_results
 from lpd.likelihood import HeldOutCodes, spread_rows
 from lpd.models.lpd import LPD
 from lpd.pretrained import load_model
@@ -80,17 +80,20 @@ def test_from_models_to_the_report(config: StudyConfig, capsys: pytest.CaptureFi
     with (config.report_dir / "quality.csv").open() as file:
         quality = list(csv.DictReader(file))
     assert len(quality) == 2 * 2 * 2 * 2  # models, guidances, sampling seeds, numbers of passes
-    folder = config.quality_dir(2, 0.5, 3.0, 1)
-    numbers = read_json(folder / "results.json")["orders"]["lpd"]["2"]
+    folder = config.quality_dir(2, 0.5)
+    (numbers,) = (
+        each
+        for each in read_results(folder)
+        if (each.generation_steps, each.cfg, each.seed) == (2, 3.0, 1)
+    )
     (row,) = (
         row
         for row in quality
         if (row["locality_aware_share"], row["cfg"], row["sampling_seed"]) == ("0.5", "3", "1")
         and row["passes"] == "2"
     )
-    assert float(row["fid"]) == pytest.approx(numbers["fid"], rel=1e-5)
-    settings = read_json(folder / "results.json")["settings"]
-    assert (settings["cfg"], settings["seed"], settings["repulsion_threshold"]) == (3.0, 1, 1.0)
+    assert float(row["fid"]) == pytest.approx(numbers.metrics["fid"], rel=1e-5)
+    assert (numbers.repulsion_threshold, numbers.num_images) == (1.0, int(row["images"]))
 
 
 def test_losses_are_measured_once(config: StudyConfig, small_cache: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch.utils import _pytree
 
 from lpd.distributed import World
-from lpd.evaluation.chunks import Chunk, ChunkMaker, chunk_tasks
+from lpd.evaluation.chunks import Chunk, ChunkMaker
 from lpd.evaluation.pending import HostCopy, one_behind
 from lpd.evaluation.setting import Setting
 from lpd.evaluation.statistics import extract
@@ -20,10 +20,13 @@ from lpd.orders.group_sizes import make_group_sizes
 from lpd.orders.registry import OrderConfig
 from lpd.orders.request import PlanSource
 from lpd.sampling.config import SamplingConfig
+from tests.unit.evaluation.chunk_tasks import chunk_tasks
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 SETTING = Setting(
-    source=PlanSource(order=OrderConfig(), grid=(4, 4), group_sizes=make_group_sizes(16, 5))
+    source=PlanSource(order=OrderConfig(), grid=(4, 4), group_sizes=make_group_sizes(16, 5)),
+    sampling=SamplingConfig(cfg=1.5),
+    seed=3,
 )
 
 # Each wants to know on the host what a tensor holds, and so waits for all of the queue.
@@ -204,7 +207,11 @@ class OnPretendedGpu:
         assert self.is_ready
         made = self.generator.run(inputs)
         self.gpu.milliseconds += 1000
-        return Generated(codes=self.gpu.tensor(made.codes), images=self.gpu.tensor(made.images))
+        return Generated(
+            codes=self.gpu.tensor(made.codes),
+            images=self.gpu.tensor(made.images),
+            finite=self.gpu.tensor(made.finite),
+        )
 
 
 class TestOnAGpu:
@@ -224,7 +231,7 @@ class TestOnAGpu:
     @pytest.fixture
     def maker(self, make_generator, slow_extractor, gpu):
         generator = OnPretendedGpu(make_generator(4), gpu)
-        return ChunkMaker(generator, slow_extractor, sampling=SamplingConfig(cfg=1.5), seed=3)
+        return ChunkMaker(generator, slow_extractor)
 
     def test_chunks_are_those_of_the_cpu(self, maker, make_maker, tmp_path):
         tasks = chunk_tasks(SETTING, tmp_path / "gpu", 17, 10)
@@ -232,19 +239,23 @@ class TestOnAGpu:
         expected = make_maker(4).make(chunk_tasks(SETTING, tmp_path / "cpu", 17, 10))
         for task, chunk in zip(tasks, expected, strict=True):
             found = Chunk.load(task.path)
-            for name in ("codes", "features", "logits", "labels"):
+            for name in ("codes", "labels", "digests"):
                 np.testing.assert_array_equal(getattr(found, name), getattr(chunk, name))
+            for name in ("features", "logits"):
+                np.testing.assert_array_equal(
+                    getattr(found.measured, name), getattr(chunk.measured, name)
+                )
 
     def test_times_are_by_the_gpus_clock(self, maker, tmp_path):
-        # Batches of 4, 4 and 2, then of 4 and 3. Three copies of a millisecond end each of them.
+        # Batches of 4, 4 and 2, then of 4 and 3. Five copies of a millisecond end each of them.
         chunks = list(maker.make(chunk_tasks(SETTING, tmp_path, 17, 10)))
         # The minute before the first is nobody's but the wall's.
         for chunk, num_batches, minutes in zip(chunks, (3, 2), (1, 0), strict=True):
-            assert chunk.seconds == pytest.approx(num_batches)
-            assert chunk.extractor_seconds == pytest.approx(num_batches * 0.1)
-            assert chunk.wall_seconds == pytest.approx(60 * minutes + num_batches * 1.103)
-        assert share_elsewhere(chunks[1:]) == pytest.approx(0.003 / 1.103)
-        assert share_elsewhere(chunks) == pytest.approx((60 + 5 * 0.003) / (60 + 5 * 1.103))
+            assert chunk.times.generator == pytest.approx(num_batches)
+            assert chunk.times.extractor == pytest.approx(num_batches * 0.1)
+            assert chunk.times.wall == pytest.approx(60 * minutes + num_batches * 1.105)
+        assert share_elsewhere(chunks[1:]) == pytest.approx(0.005 / 1.105)
+        assert share_elsewhere(chunks) == pytest.approx((60 + 5 * 0.005) / (60 + 5 * 1.105))
 
     def test_a_batch_is_read_when_the_next_one_has_been_asked_for(self, maker, gpu, tmp_path):
         waiting = []

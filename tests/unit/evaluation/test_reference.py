@@ -72,7 +72,7 @@ def test_any_number_of_processes_gives_the_same_bits(
 def test_parts_of_many_images_keep_moments_and_no_features():
     features = np.random.default_rng(0).normal(size=(61, 8)).astype(np.float32)
     summary = FeatureSummary(len(features))
-    rows = [range(0, 31), range(31, 61)]
+    rows = [range(31), range(31, 61)]
     kept = [summary.of(each, features[each.start : each.stop]) for each in rows]
     assert all("features" not in part for part in kept)
     statistics, neighbours = summary.total(kept)

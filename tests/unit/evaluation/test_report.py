@@ -1,5 +1,6 @@
 """The table and the files of an evaluation."""
 
+import csv
 import json
 
 import numpy as np
@@ -10,6 +11,8 @@ from lpd.errors import InputError
 from lpd.evaluation.report import (
     SettingResult,
     read_result,
+    read_results,
+    summarize,
     table,
     write_grid,
     write_result,
@@ -17,6 +20,21 @@ from lpd.evaluation.report import (
     write_samples,
 )
 from lpd.files import read_json, write_json
+
+BASE = {
+    "group_sizes": None,
+    "group_size_schedule": "linear",
+    "proximity_threshold": 1.0,
+    "repulsion_threshold": 2.0,
+    "cfg": 1.5,
+    "cfg_schedule": "linear",
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "seed": 3,
+    "chunk_size": 10,
+}
+EARLIER = {name: value for name, value in BASE.items() if name not in ("group_sizes", "chunk_size")}
 
 
 def result(order="lpd", steps=4, **numbers):
@@ -76,7 +94,7 @@ def test_a_younger_number_is_kept_where_there_is_one(tmp_path):
         write_result(tmp_path, result(share_elsewhere=number))
         assert read_result(tmp_path).share_elsewhere == number
         assert json.loads((tmp_path / "metrics.json").read_text())["share_elsewhere"] == number
-    lines = table([result(), result(share_elsewhere=0.03125)]).splitlines()
+    lines = table([result(), result("raster", share_elsewhere=0.03125)]).splitlines()
     assert [line.split()[-1] for line in lines] == ["elsewhere", "-", "3.1%"]
 
 
@@ -89,10 +107,10 @@ def test_files_of_other_versions_are_read(tmp_path):
     assert found.metrics["recall"] is None
     assert found.metrics["precision"] == 0.75
     assert found.metrics["sharpness"] == 0.125
-    write_results(tmp_path, {"seed": 0})
-    written = read_json(tmp_path / "results.json")["orders"]["lpd"]["4"]
+    write_results(tmp_path, {"img_size": 8}, BASE)
+    written = read_json(tmp_path / "results.json")["results"][0]
     assert written == {
-        **result().flat(), "group_sizes": [1, 3, 5, 7], "recall": None,
+        **result(**EARLIER).flat(), "group_sizes": [1, 3, 5, 7], "recall": None,
         "sharpness": 0.125, "depth": None,
     }  # fmt: skip
     assert "sharpness" not in table([found])
@@ -118,10 +136,61 @@ def test_other_content_is_refused_by_name(tmp_path, content, message):
 def test_results_are_collected_by_order_and_passes(tmp_path):
     for order, steps in (("raster", 8), ("lpd", 4), ("lpd", 64), ("lpd", 16)):
         write_result(tmp_path / f"{order}_{steps}", result(order, steps))
-    collected = write_results(tmp_path, {"seed": 0})
+    collected = write_results(tmp_path, {"img_size": 8}, BASE)
     assert [(r.order, r.generation_steps) for r in collected] == [
         ("lpd", 64), ("lpd", 16), ("lpd", 4), ("raster", 8),
     ]  # fmt: skip
+
+
+def test_what_an_earlier_version_wrote_is_of_the_folders_base(tmp_path):
+    for order in ("lpd", "raster", "nar"):
+        write_result(tmp_path, result(order))
+        found = read_result(tmp_path, BASE)
+        expected = {**EARLIER}
+        if order == "nar":
+            expected["group_size_schedule"] = None
+        if order != "lpd":
+            expected |= {"proximity_threshold": None, "repulsion_threshold": None}
+        assert {name: found.setting[name] for name in EARLIER} == expected
+        assert found.metrics == result(order).metrics
+        # What says it itself is of that.
+        write_result(tmp_path, result(order, seed=5, cfg=2.0))
+        found = read_result(tmp_path, BASE)
+        assert (found.seed, found.cfg, found.top_k) == (5, 2.0, None)
+
+
+def test_seeds_are_summarized_with_their_spread(tmp_path):
+    numbers = {"cfg": 2.0, "cfg_schedule": "linear"}
+    results = [
+        result(**numbers, seed=0, fid=1.0),
+        result(**numbers, seed=1, fid=3.0),
+        result(**numbers, seed=2, fid=2.0, recall=None),
+        result(cfg=1.0, seed=0, fid=5.0),
+    ]
+    guided, plain = summarize(results)
+    assert (guided["cfg"], guided["seeds"], plain["cfg"], plain["seeds"]) == (2.0, 3, 1.0, 1)
+    assert (guided["fid"], guided["fid_error"]) == (2.0, pytest.approx(1 / 3**0.5))
+    assert (guided["recall"], guided["recall_error"]) == (None, None)
+    assert (plain["fid"], plain["fid_error"]) == (5.0, None)
+    heading, first, second = table(results).splitlines()
+    assert heading.split()[:5] == ["order", "passes", "cfg", "seeds", "images"]
+    assert first.split()[:8] == ["lpd", "4", "2", "3", "50", "2.000", "±", "0.577"]
+    assert second.split()[:6] == ["lpd", "4", "1", "1", "50", "5.000"]
+
+    for number, each in enumerate(results):
+        write_result(tmp_path / str(number), each)
+    write_results(tmp_path, {}, BASE)
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["cfg"], row["seed"], row["fid"]) for row in rows] == [
+        ("1.0", "0", "5.0"), ("2.0", "0", "1.0"), ("2.0", "1", "3.0"), ("2.0", "2", "2.0"),
+    ]  # fmt: skip
+    assert rows[0]["group_sizes"] == "1 3 5 7"
+    assert rows[3]["recall"] == ""
+    with (tmp_path / "summary.csv").open() as file:
+        summary = list(csv.DictReader(file))
+    assert [(row["cfg"], row["seeds"]) for row in summary] == [("1.0", "1"), ("2.0", "3")]
+    assert read_results(tmp_path) == sorted(results, key=lambda each: (each.cfg, each.seed))
 
 
 def test_the_table_has_a_column_for_what_is_known():

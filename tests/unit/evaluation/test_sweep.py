@@ -1,7 +1,10 @@
 """Whole evaluations: numbers, resume, and what is refused before any work."""
 
+import copy
 import dataclasses
+import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from PIL import Image
 
 from lpd.distributed import World
 from lpd.evaluation import metrics, sweep
-from lpd.evaluation.chunks import Chunk
+from lpd.evaluation.chunks import Chunk, read_codes
 from lpd.evaluation.features import Classifier, ClassifierConfig
 from lpd.evaluation.metrics import frechet_distance, inception_score, precision_recall
 from lpd.evaluation.reference import read_statistics
@@ -30,12 +33,20 @@ def without_times(results):
     timed = {
         *("seconds_per_image", "share_elsewhere", "latency_seconds", "images_per_second"),
         *("latency_spread", "throughput_spread"),
+        *("generator_seconds", "extractor_seconds", "wall_seconds"),
     }
     return [{k: v for k, v in result.flat().items() if k not in timed} for result in results]
 
 
 def chunk_files(config):
     return {path: path.stat().st_mtime_ns for path in config.output_dir.glob("*/chunks/*.npz")}
+
+
+def chunk_file(folder, start, stop):
+    return folder / "chunks" / f"chunk_{start:08d}_{stop:08d}.npz"
+
+
+BASE = {"order": ("raster",), "generation_steps": (4,)}
 
 
 @pytest.fixture
@@ -60,7 +71,7 @@ def count_generated(monkeypatch):
 
 class TestNumbers:
     def test_are_those_of_the_chunks(self, make_config, capsys):
-        config = make_config()
+        config = make_config(keep_features=True)
         results = run_evaluation(config, World())
         assert [(r.order, r.generation_steps) for r in results] == [
             ("lpd", 16), ("lpd", 4), ("raster", 16), ("raster", 4),
@@ -70,8 +81,8 @@ class TestNumbers:
             folder = config.output_dir / f"{result.order}_{result.generation_steps}"
             chunks = [Chunk.load(path) for path in sorted((folder / "chunks").iterdir())]
             assert [len(chunk) for chunk in chunks] == [10, 10, 4]
-            features = np.concatenate([chunk.features for chunk in chunks])
-            logits = np.concatenate([chunk.logits for chunk in chunks])
+            features = np.concatenate([chunk.measured.features for chunk in chunks])
+            logits = np.concatenate([chunk.measured.logits for chunk in chunks])
             assert result.metrics["fid"] == frechet_distance(
                 reference.statistics, gaussian_statistics(features)
             )
@@ -83,9 +94,9 @@ class TestNumbers:
             assert result.num_images == 24
             assert result.group_sizes == make_group_sizes(16, result.generation_steps)
             with Image.open(folder / "samples.png") as grid:
-                assert grid.size == (3 * 18 + 2, 4 * 18 + 2)  # 10 images in 3 columns
+                assert grid.size == (3 * 18 + 2, 8 * 18 + 2)  # 24 images in 3 columns
         written = json.loads((config.output_dir / "results.json").read_text())
-        assert written["orders"]["lpd"]["4"]["fid"] == results[1].metrics["fid"]
+        assert written["results"][1]["fid"] == results[1].metrics["fid"]
         assert written["settings"]["cfg"] == 1.5
         printed = capsys.readouterr().out
         assert f"{results[0].metrics['fid']:.3f}" in printed
@@ -103,10 +114,10 @@ class TestNumbers:
         assert results[2].group_sizes == (1, 2, 3, 4, 3, 2, 1)
         assert results[3].group_sizes == (1, 1, 1, 1, 4, 4, 4)
         written = json.loads((config.output_dir / "results.json").read_text())
-        assert written["orders"]["zipar_2"]["10"]["fid"] == results[4].metrics["fid"]
+        assert written["results"][4]["fid"] == results[4].metrics["fid"]
         # The same uniforms in another order: other images.
         codes = {
-            folder.name: Chunk.load(folder / "chunks" / "chunk_00000.npz").codes.tobytes()
+            folder.name: read_codes(folder, num_images=24, old_size=10).tobytes()
             for folder in config.output_dir.iterdir()
             if folder.is_dir()
         }
@@ -127,7 +138,7 @@ class TestNumbers:
         }
         assert all(r.metrics["inception_score"] is not None for r in results)
         written = json.loads((config.output_dir / "results.json").read_text())
-        assert written["orders"]["lpd"]["4"]["fid"] is None
+        assert written["results"][1]["fid"] is None
         assert capsys.readouterr().out.count("no --reference") == 1
 
     def test_a_classifier_of_other_classes_gives_no_accuracy(self, make_config, tmp_path):
@@ -163,14 +174,14 @@ class TestNumbers:
             compute=spread,
         )
         monkeypatch.setattr(metrics, "METRICS", (*metrics.METRICS, toy))
-        config = make_config(order=("raster",), generation_steps=(4,))
+        config = make_config(order=("raster",), generation_steps=(4,), keep_features=True)
         (result,) = run_evaluation(config, World())
         chunks = sorted((config.output_dir / "raster_4" / "chunks").iterdir())
-        expected = np.concatenate([Chunk.load(path).features for path in chunks]).std()
+        expected = np.concatenate([Chunk.load(path).measured.features for path in chunks]).std()
         assert result.metrics["spread"] == pytest.approx(float(expected))
         values = json.loads((config.output_dir / "raster_4" / "metrics.json").read_text())
         collected = json.loads((config.output_dir / "results.json").read_text())
-        for found in (values, collected["orders"]["raster"]["4"]):
+        for found in (values, collected["results"][0]):
             assert found["spread"] == result.metrics["spread"]
             assert (found["seen"], found["nothing"]) == (24, None)
         heading, row = capsys.readouterr().out.splitlines()[:2]
@@ -208,14 +219,14 @@ class TestResume:
         assert count_generated == []
 
     def test_makes_only_the_chunks_that_are_missing(self, make_config, count_generated):
-        config = make_config()
+        config = make_config(keep_features=True)
         first = run_evaluation(config, World())
         folder = config.output_dir / "lpd_4"
         (folder / "metrics.json").unlink()
-        (folder / "chunks" / "chunk_00001.npz").unlink()
+        chunk_file(folder, 10, 20).unlink()
         others = chunk_files(config)
         count_generated.clear()
-        again = run_evaluation(make_config(eval_bsz=3), World())
+        again = run_evaluation(make_config(eval_bsz=3, keep_features=True), World())
         assert sorted(count_generated) == list(range(10, 20))
         assert without_times(again) == [
             {k: pytest.approx(v, rel=1e-4, abs=1e-6) if isinstance(v, float) else v
@@ -228,7 +239,7 @@ class TestResume:
     def test_an_interrupt_leaves_whole_chunks_that_the_next_run_keeps(
         self, make_config, monkeypatch, count_generated
     ):
-        config = make_config()
+        config = make_config(keep_features=True)
         save = Chunk.save
         made = []
 
@@ -274,13 +285,9 @@ class TestResume:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"cfg": 2.0}, r"cfg was 1\.5, now 2\.0"),
-            ({"seed": 1}, "seed was 0, now 1"),
             ({"num_images": 30}, "num_images was 24, now 30"),
             ({"reference": None}, "reference was images"),
-            ({"group_sizes": "4x4"}, "group_sizes was None, now 4x4"),
-            ({"group_size_schedule": "linear"}, "group_size_schedule was cosine, now linear"),
-            ({"temperature": 0.9, "top_k": 3}, r"temperature was 1\.0.*top_k was 0"),
+            ({"pixel_rounding": "published", "bf16": True}, "bf16 was False.*pixel_rounding was"),
         ],
     )
     def test_another_configuration_in_the_same_folder_is_refused(
@@ -292,6 +299,156 @@ class TestResume:
         with pytest.raises(ValueError, match=f"{message}.*another --output_dir"):
             run_evaluation(make_config(**base, **changes), World())
         assert count_generated == []
+
+
+class TestSweep:
+    def test_ways_to_draw_and_seeds_are_settings_of_their_own(self, make_config, count_generated):
+        """One run over all of them gives each the images of a run of its own."""
+        config = make_config(
+            order=("lpd", "raster"),
+            generation_steps=(4,),
+            cfg=(1.5, 3.0),
+            seed=(0, 1),
+            repulsion_threshold=(2.0, 1.0),
+        )
+        results = run_evaluation(config, World())
+        assert len(count_generated) == 24 * (2 * 2 * 2 + 2 * 2)
+        folders = {path.name for path in config.output_dir.iterdir() if path.is_dir()}
+        drawn = {"", "_cfg_3", "_seed_1", "_cfg_3_seed_1"}
+        assert folders == {
+            *(f"raster_4{each}" for each in drawn),
+            *(f"lpd_4{each}" for each in drawn),
+            *(f"lpd_4_repulsion_threshold_1{each}" for each in drawn),
+        }
+        alone = make_config(
+            order=("lpd",),
+            generation_steps=(4,),
+            cfg=3.0,
+            seed=1,
+            repulsion_threshold=1.0,
+            output_dir=config.output_dir / "alone",
+        )
+        (expected,) = run_evaluation(alone, World())
+        (found,) = [r for r in results if r.setting == expected.setting]
+        assert without_times([found]) == without_times([expected])
+        assert len({r.codes_sha256 for r in results}) == len(results)
+        rows = (config.output_dir / "summary.csv").read_text().splitlines()
+        assert len(rows) == 1 + 6
+
+    def test_grows_in_a_folder_whose_first_run_named_the_rest(self, make_config, count_generated):
+        run_evaluation(make_config(**BASE, cfg=3.0, group_size_schedule="uniform"), World())
+        count_generated.clear()
+        config = make_config(
+            **BASE, cfg=(1.5, 3.0), group_size_schedule=("cosine", "uniform"), top_k=(0, 5)
+        )
+        results = run_evaluation(config, World())
+        assert len(results) == 8
+        assert len(count_generated) == 7 * 24
+        folders = {path.name for path in config.output_dir.iterdir() if path.is_dir()}
+        assert {"raster_4", "raster_4_cosine_cfg_1.5_top_k_5", "raster_4_cfg_1.5"} < folders
+        count_generated.clear()
+        typed = make_config(**BASE, cfg=3.0, group_sizes="1,1,1,13")
+        assert len(run_evaluation(typed, World())) == 9
+        (folder,) = config.output_dir.glob("raster_4_sizes_*")
+        assert json.loads((folder / "metrics.json").read_text())["group_sizes"] == [1, 1, 1, 13]
+
+    def test_without_guidance_schedules_are_one(self, make_config, count_generated):
+        config = make_config(**BASE, cfg=1.0, cfg_schedule=("constant", "linear"))
+        (result,) = run_evaluation(config, World())
+        assert result.cfg_schedule is None
+        again = make_config(**BASE, cfg=1.0, cfg_schedule="linear")
+        assert run_evaluation(again, World()) == [result]
+        assert len(count_generated) == 24
+
+    def test_features_are_dropped_and_come_back_where_they_are_needed(
+        self, make_config, count_generated
+    ):
+        config = make_config(**BASE)
+        (first,) = run_evaluation(config, World())
+        folder = config.output_dir / "raster_4"
+        for path in chunk_files(config):
+            with np.load(path) as content:
+                assert set(content) == {"codes", "labels", "seconds", "digests", "identity"}
+        kept = read_statistics(folder / "statistics.npz").statistics
+        reference = read_statistics(config.output_dir / "reference.npz").statistics
+        assert frechet_distance(reference, kept) == first.metrics["fid"]
+        (folder / "metrics.json").unlink()
+        count_generated.clear()
+        (again,) = run_evaluation(config, World())
+        assert count_generated == []
+        assert again.metrics == pytest.approx(first.metrics, rel=1e-4, abs=1e-6)
+        assert again.pixels_sha256 == first.pixels_sha256
+
+    def test_counts_what_is_in_the_images(self, make_config, run_folder):
+        (result,) = run_evaluation(make_config(**BASE, num_images=25, top_k=1), World())
+        codes = read_codes(make_config().output_dir / "raster_4", num_images=25, old_size=10)
+        assert result.duplicates == 25 - len({row.tobytes() for row in codes}) > 0
+        assert result.images_per_class == (8, 9)
+        expected = hashlib.sha256(codes.astype("<u2").tobytes()).hexdigest()
+        assert result.codes_sha256 == expected
+        assert result.environment["versions"]["torch"] == torch.__version__
+
+    def test_numbers_of_images_that_are_not_even_are_warned_of(self, make_config, capsys):
+        run_evaluation(make_config(**BASE, num_images=25), World())
+        assert "num_images 25 is no multiple of the 3 classes" in capsys.readouterr().err
+
+
+class TestMistakenFolders:
+    def test_numbers_without_their_settings_are_refused(self, make_config, count_generated):
+        """Once these gave chunks of one guidance as those of another."""
+        config = make_config(**BASE, cfg=3.0)
+        run_evaluation(config, World())
+        (config.output_dir / "settings.json").unlink()
+        count_generated.clear()
+        other = make_config(**BASE, cfg=1.0)
+        with pytest.raises(ValueError, match=r"metrics\.json is there, but no .*settings\.json"):
+            run_evaluation(other, World())
+        (config.output_dir / "raster_4" / "metrics.json").unlink()
+        with pytest.raises(ValueError, match=r"\.npz is there, but no .*settings\.json"):
+            run_evaluation(other, World())
+        assert count_generated == []
+
+    def test_chunks_from_elsewhere_are_refused(self, make_config, count_generated):
+        config = make_config(**BASE, cfg=3.0)
+        run_evaluation(config, World())
+        other = make_config(**BASE, cfg=1.5, output_dir=config.output_dir / "other")
+        run_evaluation(other, World())
+        (other.output_dir / "raster_4" / "metrics.json").unlink()
+        for path in chunk_files(config):
+            if path.is_relative_to(other.output_dir):
+                continue
+            shutil.copy(path, other.output_dir / path.relative_to(config.output_dir))
+        count_generated.clear()
+        with pytest.raises(ValueError, match="made with other settings or weights"):
+            run_evaluation(other, World())
+        assert count_generated == []
+
+    def test_a_model_of_other_heads_is_another(self, make_config, tiny_model, tmp_path):
+        """The weights are the same, what they compute is not."""
+        save_pretrained(tmp_path / "model", tiny_model, tiny_model.config)
+        config = make_config(**BASE, pretrained_ckpt=tmp_path / "model")
+        run_evaluation(config, World())
+        heads = tiny_model.config.num_heads
+        other = dataclasses.replace(tiny_model.config, num_heads=2 * heads)
+        save_pretrained(tmp_path / "model", tiny_model, other)
+        with pytest.raises(ValueError, match="model_config was"):
+            run_evaluation(config, World())
+
+    def test_weights_that_are_not_finite_are_refused(self, make_config, tiny_model, tmp_path):
+        broken = copy.deepcopy(tiny_model)
+        broken.head.weight.data[3, 2] = torch.nan
+        save_pretrained(tmp_path / "model", broken, tiny_model.config)
+        with pytest.raises(ValueError, match=r"not finite .*head\.weight"):
+            run_evaluation(make_config(pretrained_ckpt=tmp_path / "model"), World())
+
+    def test_an_order_file_with_too_few_orders_is_refused(self, make_config, tmp_path):
+        path, sizes = tmp_path / "orders.npz", make_group_sizes(16, 4)
+        plan = make_plan(OrderConfig(), (4, 4), sizes, 0, np.arange(23))
+        save_orders(path, plan.orders, sizes, kind="lpd", seed=0, locality=LocalityConfig())
+        config = make_config(order=("lpd",), generation_steps=(4,), lpd_order_file=path)
+        with pytest.raises(ValueError, match="holds 23 orders, fewer than the 24 images"):
+            run_evaluation(config, World())
+        assert not config.output_dir.exists()
 
 
 class TestExport:
@@ -418,9 +575,9 @@ def test_every_field_changes_the_settings_or_is_known_not_to(make_config, run_fo
         "order", "generation_steps", "output_dir", "model", "inception_path",
         # what does not change numbers
         "eval_bsz", "backend", "cuda_graphs", "device", "num_workers", "measure_speed",
-        "save_images", "save_npz", "evaluate",
+        "save_images", "save_npz", "evaluate", "keep_features",
     }  # fmt: skip
     config = make_config(order=("raster",), generation_steps=(4,))
     run_evaluation(config, World())
     shared = json.loads((config.output_dir / "settings.json").read_text())
-    assert flatten(config).keys() == known | shared.keys()
+    assert flatten(config).keys() == (known | shared.keys()) - {"model_config", "tokenizer_config"}

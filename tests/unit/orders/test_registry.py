@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from lpd.options import from_flat
 from lpd.orders import registry
-from lpd.orders.group_sizes import GroupSizeOptions
 from lpd.orders.kinds import Order, OrderFamily
 from lpd.orders.locality import LocalityConfig, locality_aware_order
 from lpd.orders.locality_batched import draw_priorities
@@ -75,8 +74,7 @@ def test_a_family_of_orders_in_any_number_of_passes(monkeypatch: pytest.MonkeyPa
     assert free_order_names() == ["rolled_SHIFT", "raster", "random", "halton", "lpd"]
     assert registry.order_help().startswith("rolled_SHIFT, raster")
     assert examples((2, 2))[0] == "rolled_2"
-    sizes = GroupSizeOptions(group_sizes="1,3")
-    (source,) = SweepOptions(order=("rolled_1",), sizes=sizes).sources((2, 2))
+    (source,) = SweepOptions(order=("rolled_1",), group_sizes="1,3").sources((2, 2))
     assert source.plan(0, np.arange(1)).orders.tolist() == [[3, 0, 1, 2]]
     known = np.array([True, False, False, False])
     rest = OrderOptions(order="rolled_1", generation_steps=2).source((2, 2), known=known)

@@ -32,7 +32,15 @@ def test_options_are_named_as_on_the_command_line() -> None:
     assert flatten(options) == given
     assert options.sizes == GroupSizeOptions(group_size_schedule="linear", group_sizes="1,15")
     assert options.locality.repulsion_threshold == 1.0
-    sweep = {**given, "order": ("nar", "lpd"), "generation_steps": (4, 2), "lpd_order_file": None}
+    sweep: dict[str, object] = {
+        "order": ("nar", "lpd"),
+        "generation_steps": (4, 2),
+        "group_sizes": "1,15",
+        "group_size_schedule": ("linear", "cosine"),
+        "proximity_threshold": (0.5, 1.0),
+        "repulsion_threshold": (1.0,),
+        "lpd_order_file": None,
+    }
     assert flatten(from_flat(SweepOptions, sweep)) == sweep
 
 
@@ -92,12 +100,29 @@ def test_a_sweep_is_order_by_order_and_has_nothing_twice() -> None:
     assert [(each.order.kind, len(each.group_sizes)) for each in sweep.sources(GRID)] == [
         ("random", 4), ("random", 2), ("nar", 7), ("lpd", 4), ("lpd", 2),
     ]  # fmt: skip
-    sizes = GroupSizeOptions(group_sizes="8,8")
-    typed = SweepOptions(order=("lpd", "nar"), generation_steps=(4, 2), sizes=sizes)
+    typed = SweepOptions(order=("lpd", "nar"), generation_steps=(4, 2), group_sizes="8,8")
     assert [each.group_sizes for each in typed.sources(GRID)] == [(8, 8), (1, 2, 3, 4, 3, 2, 1)]
-    thresholds = LocalityConfig(repulsion_threshold=1)
-    sources = SweepOptions(order=("lpd", "raster"), locality=thresholds).sources((8, 8))
-    assert [each.order.locality for each in sources] == [thresholds] * 2
+
+
+def test_a_sweep_varies_thresholds_of_the_order_that_has_them_and_sizes_of_all() -> None:
+    sweep = SweepOptions(
+        order=("lpd", "raster", "nar"),
+        generation_steps=(4,),
+        group_size_schedule=("linear", "uniform", "linear"),
+        proximity_threshold=(1.0, 0.5),
+        repulsion_threshold=(2.0,),
+    )
+    linear, uniform = make_group_sizes(16, 4, "linear"), make_group_sizes(16, 4, "uniform")
+    found = [
+        (each.order.kind, each.group_sizes, each.order.locality.proximity_threshold)
+        for each in sweep.sources(GRID)
+    ]
+    assert found == [
+        ("lpd", linear, 1.0), ("lpd", linear, 0.5), ("lpd", uniform, 1.0), ("lpd", uniform, 0.5),
+        ("raster", linear, 1.0), ("raster", uniform, 1.0), ("nar", (1, 2, 3, 4, 3, 2, 1), 1.0),
+    ]  # fmt: skip
+    same = SweepOptions.of(order=("lpd",), locality=LocalityConfig(repulsion_threshold=1))
+    assert same == SweepOptions(order=("lpd",), repulsion_threshold=(1.0,))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +133,9 @@ def test_a_sweep_is_order_by_order_and_has_nothing_twice() -> None:
         ({"order": ("raster", "spiral")}, "unknown order 'spiral'"),
         ({"order": ("nar", "zipar_2"), "group_sizes": "8,8"}, "leave group_sizes out"),
         ({"order": ("nar",), "lpd_order_file": Path("f.npz")}, "f.npz is for the order lpd"),
-        ({"group_size_schedule": "cubic"}, "unknown group-size schedule 'cubic'"),
+        ({"group_size_schedule": ("cosine", "cubic")}, "unknown group-size schedule 'cubic'"),
+        ({"repulsion_threshold": ()}, "repulsion_threshold needs at least one value"),
+        ({"proximity_threshold": (1.0, -1.0)}, "proximity_threshold must be finite and not neg"),
     ],
 )
 def test_a_sweep_that_makes_no_sense(options: dict[str, object], message: str) -> None:

@@ -148,6 +148,29 @@ def check_same(eager: ImageGenerator, captured: ImageGenerator, arguments: dict[
     assert (actual.images.int() - expected.images.int()).abs().max() <= 1
 
 
+def test_log_probabilities_are_replayed_where_they_are_asked_for(
+    tiny_model: LPD, tokenizer: VQTokenizer
+) -> None:
+    asked = ImageGenerator(tiny_model, tokenizer, batch_size=6, log_probs=True)
+    captured = ImageGenerator(tiny_model, tokenizer, batch_size=6, log_probs=True)
+    captured.graphs = GraphRunner(captured._work, TapeRecorder(), batch_size=6)
+    for seed in range(2):  # recorded, then replayed with other values
+        expected, actual = (each.generate(**batch(seed, 4)) for each in (asked, captured))
+        assert expected.log_probs is not None
+        assert actual.log_probs is not None
+        assert expected.log_probs.shape == (4, 16)
+        assert torch.equal(actual.codes, expected.codes)
+        torch.testing.assert_close(actual.log_probs, expected.log_probs)
+
+
+def test_nothing_of_them_is_captured_otherwise(
+    eager: ImageGenerator, captured: ImageGenerator
+) -> None:
+    assert eager.generate(**batch(0, 2)).log_probs is None
+    assert captured.generate(**batch(0, 2)).log_probs is None
+    assert len(captured._work(captured.prepare(**batch(0, 2)))) == 2
+
+
 @pytest.mark.parametrize(
     "sampling",
     [

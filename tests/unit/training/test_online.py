@@ -21,7 +21,7 @@ from lpd.evaluation.setting import EvalConfig
 from lpd.evaluation.sweep import run_evaluation
 from lpd.orders.request import SweepOptions
 from lpd.pipeline import LPDPipeline
-from lpd.sampling.config import SamplingConfig
+from lpd.sampling.config import SamplingConfig, SamplingSweep
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.training import online
 from lpd.training.config import OnlineOptions, TrainConfig, ValidationOptions
@@ -123,8 +123,8 @@ def test_numbers_are_those_of_an_evaluation(with_evaluation: TrainConfig, tmp_pa
             num_images=12,
             eval_bsz=6,
             decoding=SweepOptions(generation_steps=(4,)),
-            sampling=SamplingConfig(cfg=2.0),
-            seed=config.seed,
+            sampling=SamplingSweep(cfg=(2.0,)),
+            seed=(config.seed,),
             feature_extractor=config.online.feature_extractor,
         ),
         World(),

@@ -1,0 +1,56 @@
+"""What something was computed on, and with what."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("lpd", "torch", "torchvision", "numpy", "scipy", "pillow", "timm", "torch-fidelity")
+"""Those on which the numbers of an evaluation depend."""
+
+
+def processor() -> str:
+    """The CPU's name and its number of cores."""
+    info = Path("/proc/cpuinfo")
+    names = [
+        line.partition(":")[2].strip()
+        for line in (info.read_text().splitlines() if info.is_file() else [])
+        if line.startswith("model name")
+    ]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def versions() -> dict[str, str]:
+    """Of what computes: Python, torch, and CUDA where there is one."""
+    import torch  # which not everyone who asks for the processor needs
+
+    found = {"python": platform.python_version(), "torch": torch.__version__}
+    if torch.version.cuda is not None:
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def environment(device: Any) -> dict[str, Any]:
+    """All of the surroundings that a number may depend on, as JSON holds it.
+
+    Args:
+        device: the torch device that computes.
+    """
+    import torch
+
+    packages: dict[str, str | None] = {}
+    for name in PACKAGES:
+        try:
+            packages[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # a checkout that was not installed
+            packages[name] = None
+    on_cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if on_cuda else processor(),
+        "threads": torch.get_num_threads(),
+        "versions": {**packages, **versions()},
+        "float32_products": torch.get_float32_matmul_precision(),
+        "tf32_convolutions": on_cuda and torch.backends.cudnn.allow_tf32,
+    }
