@@ -1,13 +1,18 @@
-"""Measure a trained model: of images that it generates, or without any.
+"""Measure a trained model: of images that it generates, or without any. And measure images of
+others, make references for them, and tell what a tokenizer loses.
 
 python main_eval.py --pretrained_ckpt MODEL --vqgan_path TOKENIZER --output_dir OUT --cfg 4.8
 python main_eval.py --plan_loss --pretrained_ckpt MODEL --cached_path CODES --output_dir OUT
+python main_eval.py --samples FOLDER_OR_NPZ --reference REFERENCE --output_dir OUT
+python main_eval.py --make_reference IMAGES OUT.npz --img_size 256
+python main_eval.py --reconstruct --vqgan_path TOKENIZER --data_path IMAGES --output_dir OUT
 torchrun --nproc_per_node=8 main_eval.py ...
 """
 
 import pkgutil
 
 from lpd import cli
+from lpd.evaluation.image_modes import MakeReferenceConfig, ReconstructConfig, SamplesConfig
 from lpd.evaluation.plan_loss_config import PlanLossConfig
 from lpd.evaluation.setting import EvalConfig
 
@@ -22,6 +27,24 @@ MODES = (
         config=PlanLossConfig,
         description="Measure what plans of decoding cost on held-out codes, without sampling.",
         run="lpd.evaluation.plan_loss:run_plan_loss",
+    ),
+    cli.Mode(
+        flag="samples",
+        config=SamplesConfig,
+        description="Measure the images of any model, in a folder or an .npz.",
+        run="lpd.evaluation.samples:run_samples",
+    ),
+    cli.Mode(
+        flag="make_reference",
+        config=MakeReferenceConfig,
+        description="Make statistics of a data set, to compare images with.",
+        run="lpd.evaluation.custom_reference:run_make_reference",
+    ),
+    cli.Mode(
+        flag="reconstruct",
+        config=ReconstructConfig,
+        description="Measure what a tokenizer loses of images: the ceiling of models of its codes.",
+        run="lpd.evaluation.reconstruction:run_reconstruction",
     ),
 )
 """What the program does: each takes its configuration, which names a device, and the world."""

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,10 @@ from lpd.progress import progress
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
+LOSSY_FORMATS = frozenset({"AVIF", "JPEG", "JPEG2000", "MPO", "WEBP"})
+"""Pillow's names of the formats that do not, or need not, keep pixels as they are."""
+Loaded = TypeVar("Loaded")
+
 # Where mode I, of 32 bits, is how some of Pillow's versions hold 16.
 _FORMATS_OF_16_BITS = frozenset({"PNG", "PPM"})
 
@@ -71,6 +75,39 @@ def index_images(root: Path) -> ImageIndex:
     )
 
 
+def index_any_images(root: Path) -> ImageIndex:
+    """List the images of a folder, in class folders or directly in it.
+
+    Images directly in the folder have no classes: ``class_names`` is empty, and every label is 0.
+
+    Raises:
+        InputError: the folder is missing, or holds no images, or both images and folders of them,
+            or a folder without any.
+    """
+    if not root.is_dir():
+        raise InputError(f"there is no folder {root}")
+    files = files_with_suffix(root, IMAGE_SUFFIXES)
+    folders = _visible_folders(root)
+    if not (files or folders):
+        raise InputError(
+            f"{root} holds neither images ({', '.join(sorted(IMAGE_SUFFIXES))}) nor class folders"
+        )
+    if not files:
+        return index_images(root)
+    for name in folders:
+        if files_with_suffix(root / name, IMAGE_SUFFIXES):
+            raise InputError(
+                f"{root} holds images, such as {printable(files[0])}, and folders of images, such "
+                f"as {printable(name)}; give the folder that is meant, or move the others away"
+            )
+    return ImageIndex(
+        root=root,
+        class_names=(),
+        files=tuple(files),
+        labels=np.zeros(len(files), dtype=np.int64),
+    )
+
+
 def class_folders(root: Path) -> tuple[str, ...]:
     """The names of the class folders under ``root``, sorted.
 
@@ -79,11 +116,15 @@ def class_folders(root: Path) -> tuple[str, ...]:
     """
     if not root.is_dir():
         raise InputError(f"there is no folder {root}; expected class folders in it: {root}/CLASS/*")
-    with os.scandir(root) as entries:
-        names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    names = _visible_folders(root)
     if not names:
         raise InputError(f"{root} has no class folders; expected {root}/CLASS/*")
     return tuple(names)
+
+
+def _visible_folders(root: Path) -> list[str]:
+    with os.scandir(root) as entries:
+        return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
 def files_with_suffix(folder: Path, suffixes: frozenset[str]) -> list[str]:
@@ -115,6 +156,15 @@ def read_image(path: Path) -> Image.Image:
                 return _to_rgb(image)
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
         raise InputError(f"cannot read the image {printable(path)}: {_reason(error)}") from error
+
+
+def image_format(path: Path) -> str:
+    """Pillow's name of an image file's format, whatever its suffix says; empty if it is none."""
+    try:
+        with Image.open(path) as image:
+            return image.format or ""
+    except OSError:  # which UnidentifiedImageError is too
+        return ""
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -207,16 +257,16 @@ def load_pixels(index: ImageIndex, size: int) -> Tensor:
 
 @contextlib.contextmanager
 def reading(
-    images: Dataset[LoadedImage],
+    images: Dataset[Loaded],
     batches: Sequence[Sequence[int]],
     *,
     num_workers: int,
     pin_memory: bool = False,
-) -> Iterator[Iterator[LoadedImage]]:
+) -> Iterator[Iterator[Loaded]]:
     """Read images in batches, in worker processes that end with the block.
 
     Args:
-        images: the images.
+        images: the images, each a named tuple such as :class:`LoadedImage`.
         batches: the rows of every batch.
         num_workers: worker processes; 0 reads in this one.
         pin_memory: whether batches come in pinned memory, from which copies to a GPU overlap.
@@ -225,7 +275,7 @@ def reading(
         an iterator over the batches, whose fields are stacked: ``pixels`` (B, 3, S, S), and B
         strings ``error``.
     """
-    loader: DataLoader[LoadedImage] = DataLoader(
+    loader: DataLoader[Loaded] = DataLoader(
         images,
         batch_sampler=batches,  # type: ignore[arg-type]  # its stub wants lists, ranges do
         num_workers=num_workers,

@@ -5,6 +5,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+PREPARATION = "RGB, short side scaled (box halvings, then bicubic), center crop, as ADM"
+"""What :func:`center_crop` does with images, for records."""
+
 # Images longer than this lose the ends of their long side before they are scaled: scaled with them,
 # a line of 20,000 pixels took 5 GB. No photograph is that long, and no panorama.
 _MOST_ASPECT = 64

@@ -4,35 +4,30 @@ n images, m of them kept for precision and recall, D features.
 """
 
 import hashlib
-import os
+import json
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lpd.data.images import (
-    LoadedImage,
-    SquareImages,
-    index_images,
-    reading,
-)
+from lpd.data.archives import IMAGES_KEY, ImageArchive
+from lpd.data.images import ImageIndex, LoadedImage, SquareImages, index_any_images
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.evaluation.features import FeatureExtractor
-from lpd.evaluation.statistics import GaussianStatistics, Moments, RunningMoments, extract
+from lpd.evaluation.parts import DIGESTS, Arrays, PartFolder, Pending, make_parts
+from lpd.evaluation.statistics import Extraction, GaussianStatistics, Moments
 from lpd.files import atomic_path, sha256_of_file
-from lpd.progress import progress
+from lpd.provenance import Origin
 
 # Published precision and recall are against 10,000 real images (arXiv 2105.05233).
 MAX_NEIGHBOUR_IMAGES = 10_000
-# A worker process is worth starting for at least so many images.
-_IMAGES_PER_WORKER = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +48,7 @@ class ReferenceSource:
     """The file or folder the user gave."""
     fingerprint: str
     """Equal for equal references."""
-    statistics: GaussianStatistics | None
+    known: Reference
     """What a statistics file holds."""
     images: Dataset[LoadedImage] | None
     """Images that features are computed of."""
@@ -61,15 +56,18 @@ class ReferenceSource:
     """How many those are."""
 
 
-class _ArchiveImages(Dataset[LoadedImage]):
-    """The images in a sample archive of ADM's, as they are."""
+def image_folder(path: Path) -> Path:
+    """Where the images of a data set are: in its ``train``, or in the folder itself."""
+    return path / "train" if (path / "train").is_dir() else path
 
-    def __init__(self, images: npt.NDArray[np.uint8]) -> None:
-        self._images = images  # (n, H, W, 3)
 
-    def __getitem__(self, row: int) -> LoadedImage:
-        pixels = np.ascontiguousarray(self._images[row].transpose(2, 0, 1))  # (3, H, W)
-        return LoadedImage(torch.from_numpy(pixels), "")
+def list_digest(index: ImageIndex) -> str:
+    """A SHA-256 of the names and sizes of images, in the order of the index."""
+    listing = hashlib.sha256()
+    for file in index.files:
+        size = (index.root / file).stat().st_size
+        listing.update(f"{file} {size}\n".encode(errors="surrogateescape"))
+    return listing.hexdigest()
 
 
 def open_reference(path: Path, img_size: int, extractor: FeatureExtractor) -> ReferenceSource:
@@ -77,35 +75,32 @@ def open_reference(path: Path, img_size: int, extractor: FeatureExtractor) -> Re
 
     Args:
         path: an ``.npz`` with statistics (``mu``, ``sigma``), images (``arr_0``) or both, as ADM
-            publishes them; or a folder with ``train/CLASS/*`` images, or with ``CLASS/*``.
-        img_size: images of a folder are cropped to it.
+            publishes them and :mod:`lpd.evaluation.custom_reference` makes them; or a folder of
+            images, directly in it or in class folders, or a folder with such a folder ``train``.
+        img_size: images of a folder are cropped to it; those in a file must have it.
         extractor: what will compute features.
 
     Raises:
-        InputError: there is nothing, it is damaged, or made with another feature extractor.
+        InputError: there is nothing, it is damaged, or made with another feature extractor or of
+            images of another size.
     """
     if path.is_dir():
-        index = index_images(path / "train" if (path / "train").is_dir() else path)
-        listing = hashlib.sha256()
-        for file in index.files:
-            listing.update(f"{file} {(index.root / file).stat().st_size}\n".encode())
+        index = index_any_images(image_folder(path))
         return ReferenceSource(
             path=path,
-            fingerprint=f"images {img_size} {listing.hexdigest()}",
-            statistics=None,
+            fingerprint=f"images {img_size} {list_digest(index)}",
+            known=Reference(),
             images=SquareImages(index, img_size),
             num_images=len(index.files),
         )
     content = read_statistics(path)
-    if content.statistics is not None:
-        _check_num_features(path, len(content.statistics.mean), extractor)
-    images = content.images
+    _check_fits(path, content, img_size, extractor)
     return ReferenceSource(
         path=path,
         fingerprint=f"file {sha256_of_file(path)}",
-        statistics=content.statistics,
-        images=None if images is None else _ArchiveImages(images),
-        num_images=0 if images is None else len(images),
+        known=Reference(statistics=content.statistics, features=content.features),
+        images=content.images,
+        num_images=0 if content.images is None else len(content.images),
     )
 
 
@@ -115,7 +110,6 @@ def load_reference(
     cache: Path,
     world: World,
     *,
-    batch_size: int,
     num_workers: int,
 ) -> Reference:
     """Compute what the metrics need of a reference; all processes share the work.
@@ -125,98 +119,136 @@ def load_reference(
         extractor: computes features.
         cache: an ``.npz`` that keeps features of images for the next time.
         world: the processes; each gets the whole result.
-        batch_size: images at a time.
         num_workers: processes that read images, for each process.
 
     Raises:
         InputError: an image cannot be read.
     """
     if source.images is None:
-        return Reference(statistics=source.statistics)
+        return source.known
     origin = f"{source.fingerprint} by {extractor.fingerprint}"
+
+    def keep(measured: MeasuredReference) -> None:
+        write_statistics(cache, measured.statistics, features=measured.features, origin=origin)
+
     computed = world.broadcast(_read_cache(cache, origin) if world.is_main else None)
     if computed is None:
-        computed = _compute(source, extractor, world, batch_size, num_workers)
-        if world.is_main:
-            assert computed.statistics is not None
-            assert computed.features is not None
-            write_statistics(cache, computed.statistics, features=computed.features, origin=origin)
+        measure_reference(source, extractor, cache, world, keep, num_workers=num_workers)
+        computed = world.broadcast(_read_cache(cache, origin) if world.is_main else None)
     return Reference(
-        statistics=source.statistics or computed.statistics, features=computed.features
+        statistics=source.known.statistics or computed.statistics, features=computed.features
     )
 
 
-def _compute(
+@dataclass(frozen=True, kw_only=True)
+class MeasuredReference:
+    """The images of a reference, seen."""
+
+    statistics: GaussianStatistics
+    """Of all images."""
+    features: npt.NDArray[np.float32]
+    """(m, D) of those kept, evenly spread."""
+    digests: npt.NDArray[np.bytes_]
+    """(n,) a hash of every image's pixels."""
+
+
+def measure_reference(
     source: ReferenceSource,
     extractor: FeatureExtractor,
+    file: Path,
     world: World,
-    batch_size: int,
+    keep: Callable[[MeasuredReference], None],
+    *,
     num_workers: int,
-) -> Reference:
-    share: tuple[Moments | None, npt.NDArray[np.float32] | None] = (None, None)
-    error: InputError | None = None
-    try:
-        share = _compute_share(source, extractor, world, batch_size, num_workers)
-    except InputError as unreadable:
-        error = unreadable
-    world.agree(error)
-    gathered = world.gather(share)
-    parts = [part for part in gathered if part[0] is not None]  # more processes than images
-    total = parts[0][0]
-    for part in parts[1:]:
-        total = total + part[0]
-    return Reference(
-        statistics=total.statistics(), features=np.concatenate([part[1] for part in parts])
-    )
+) -> None:
+    """Compute statistics of the images of a reference: the same for any number of processes.
 
+    All processes call this together. What is seen goes to a folder beside the file, from which a
+    later call goes on, and which is removed when the result is kept.
 
-def _compute_share(
-    source: ReferenceSource,
-    extractor: FeatureExtractor,
-    world: World,
-    batch_size: int,
-    num_workers: int,
-) -> tuple[Moments | None, npt.NDArray[np.float32] | None]:
-    """The moments of this process's images, and the features of those kept."""
-    assert source.images is not None
-    count = min(source.num_images, MAX_NEIGHBOUR_IMAGES)
-    kept_rows = np.arange(count) * source.num_images // count  # (m,) evenly over all classes
-    share = world.shard(source.num_images)
-    moments = RunningMoments()
-    kept: list[npt.NDArray[np.float32]] = []
-    rows = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
-    with (
-        reading(
-            source.images,
-            rows,
-            num_workers=min(
-                num_workers, len(os.sched_getaffinity(0)), len(share) // _IMAGES_PER_WORKER
-            ),
-            pin_memory=world.device.type == "cuda",
-        ) as loaded,
-        progress(
-            total=len(share), desc="reference", unit="image", disable=not world.is_main
-        ) as bar,
-    ):
-        measured = extract(_pixels(source.path, loaded), extractor, world.device)
-        for batch_rows, batch in zip(rows, measured, strict=True):
-            kept.append(batch.features[np.isin(batch_rows, kept_rows)])
-            moments.add(batch.features)
-            bar.update(len(batch))
-    return moments.moments(), np.concatenate(kept) if kept else None
-
-
-def _pixels(path: Path, loaded: Iterator[LoadedImage]) -> Iterator[Tensor]:
-    """The pixels (B, 3, H, W) of batches that were read.
+    Args:
+        source: a reference with images.
+        extractor: computes features.
+        file: where the result will go.
+        world: the processes.
+        keep: writes the result; called on rank 0.
+        num_workers: processes that read images, for each process.
 
     Raises:
-        InputError: an image of a batch could not be read.
+        InputError: an image cannot be read; on all processes.
     """
-    for batch in loaded:
-        errors = [error for error in batch.error if error]
-        if errors:
-            raise InputError(f"the reference {path} is not whole: {errors[0]}")
-        yield batch.pixels
+    assert source.images is not None
+    summary = FeatureSummary(source.num_images)
+    parts = PartFolder(
+        file.with_name(f".{file.stem}_parts"),
+        Origin(values={"images": source.fingerprint, "extractor": extractor.fingerprint}),
+        source.num_images,
+    )
+
+    def look(pixels: Tensor) -> Pending:
+        extraction = Extraction(pixels, extractor)
+        return lambda: {"features": extraction.read().features}
+
+    def finish(rows: range, arrays: Arrays) -> Arrays:
+        return {DIGESTS: arrays[DIGESTS], **summary.of(rows, arrays["features"])}
+
+    make_parts(
+        parts,
+        source.images,
+        world,
+        look,
+        what=f"the reference {source.path}",
+        num_workers=num_workers,
+        finish=finish,
+    )
+    with world.together():
+        if world.is_main:
+            statistics, features = summary.total(parts.read())
+            digests = np.concatenate([part[DIGESTS] for part in parts.read()])
+            keep(MeasuredReference(statistics=statistics, features=features, digests=digests))
+            parts.remove()
+
+
+class FeatureSummary:
+    """What is kept of the features of a reference's images, part by part.
+
+    Args:
+        num_images: n.
+    """
+
+    def __init__(self, num_images: int) -> None:
+        count = min(num_images, MAX_NEIGHBOUR_IMAGES)
+        self._kept = np.arange(count) * num_images // count  # (m,) evenly over all classes
+
+    def of(self, rows: range, features: npt.NDArray[np.float32]) -> Arrays:
+        """What is kept of a part's features (r, D)."""
+        kept = {"kept": features[np.isin(rows, self._kept)]}
+        if len(rows) <= 2 * features.shape[1]:  # float32 rows take no more room than the scatter
+            return {"features": features, **kept}
+        moments = Moments.of(features)
+        return {
+            "count": np.array(moments.count),
+            "mean": moments.mean,
+            "scatter": moments.scatter,
+            **kept,
+        }
+
+    def total(self, parts: Iterable[Arrays]) -> tuple[GaussianStatistics, npt.NDArray[np.float32]]:
+        """Statistics of all features, added up in order, and the features kept (m, D)."""
+        kept: list[npt.NDArray[np.float32]] = []
+        moments: Moments | None = None
+        for part in parts:
+            kept.append(part["kept"])
+            more = _moments(part)
+            moments = more if moments is None else moments + more
+        assert moments is not None
+        return moments.statistics(), np.concatenate(kept)
+
+
+def _moments(part: Arrays) -> Moments:
+    if "features" in part:
+        return Moments.of(part["features"])
+    return Moments(count=int(part["count"]), mean=part["mean"], scatter=part["scatter"])
 
 
 def _read_cache(path: Path, origin: str) -> Reference | None:
@@ -234,12 +266,14 @@ class StatisticsFile:
 
     statistics: GaussianStatistics | None
     """``mu`` (D,) and ``sigma`` (D, D)."""
-    images: npt.NDArray[np.uint8] | None = None
-    """``arr_0`` (n, H, W, 3)."""
+    images: ImageArchive | None = None
+    """``arr_0`` (n, H, W, 3), not read yet."""
     features: npt.NDArray[np.float32] | None = None
     """``features`` (m, D)."""
     origin: str | None = None
     """``origin``: what the features were computed of, and with what."""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    """``about``: what made the file, and of what, where this program did."""
 
 
 def read_statistics(path: Path) -> StatisticsFile:
@@ -259,32 +293,29 @@ def read_statistics(path: Path) -> StatisticsFile:
                 raise InputError("it holds one array, not an archive of them")
             arrays = {
                 name: content[name]
-                for name in ("mu", "sigma", "arr_0", "features", "origin")
+                for name in ("mu", "sigma", "features", "origin", "about")
                 if name in content
             }
-        if not {"mu", "sigma"} <= arrays.keys() and "arr_0" not in arrays:
-            raise InputError("it has neither mu and sigma nor arr_0")
+            has_images = IMAGES_KEY in content
         statistics = None
-        if "mu" in arrays and "sigma" in arrays:
+        if {"mu", "sigma"} <= arrays.keys():
             statistics = GaussianStatistics(
                 mean=arrays["mu"].astype(np.float64), covariance=arrays["sigma"].astype(np.float64)
             )
+        elif not has_images:
+            raise InputError(f"it has neither mu and sigma nor {IMAGES_KEY}")
+        about = json.loads(str(arrays["about"])) if "about" in arrays else {}
+        if not isinstance(about, dict):
+            raise InputError("what it says about itself is no JSON object")
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is no .npz of reference statistics: {error}") from error
-    images = arrays.get("arr_0")
-    if images is not None and (
-        images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or len(images) < 2
-    ):
-        raise InputError(
-            f"{path}: arr_0 must hold two or more images as uint8 (n, height, width, 3), got "
-            f"{images.dtype} {images.shape}"
-        )
     origin = arrays.get("origin")
     return StatisticsFile(
         statistics=statistics,
-        images=images,
+        images=ImageArchive(path) if has_images else None,
         features=arrays.get("features"),
         origin=None if origin is None else str(origin),
+        about=about,
     )
 
 
@@ -294,6 +325,7 @@ def write_statistics(
     *,
     features: npt.NDArray[np.float32] | None = None,
     origin: str = "",
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Write an ``.npz`` with ``mu`` and ``sigma``, whole or not at all.
 
@@ -302,18 +334,45 @@ def write_statistics(
         statistics: of all images.
         features: (m, D) of some of them.
         origin: what the features were computed of, and with what.
+        about: what made the file, and of what; anything that JSON can hold.
     """
-    mu, sigma = statistics.mean, statistics.covariance
+    arrays: dict[str, npt.NDArray[Any]] = {"mu": statistics.mean, "sigma": statistics.covariance}
+    if features is not None:
+        arrays |= {"features": features, "origin": np.array(origin)}
+    if about is not None:
+        arrays |= {"about": np.array(json.dumps(dict(about)))}
     with atomic_path(path) as temporary:
-        if features is None:
-            np.savez(temporary, mu=mu, sigma=sigma)
-        else:
-            np.savez(temporary, mu=mu, sigma=sigma, features=features, origin=np.array(origin))
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]  # its stub: allow_pickle
 
 
-def _check_num_features(path: Path, num_features: int, extractor: FeatureExtractor) -> None:
-    if num_features != extractor.num_features:
+def _check_fits(
+    path: Path, content: StatisticsFile, img_size: int, extractor: FeatureExtractor
+) -> None:
+    """Check that a file is of the images' size and of the feature extractor.
+
+    Raises:
+        InputError: it is not.
+    """
+    counts = set() if content.statistics is None else {len(content.statistics.mean)}
+    if content.features is not None:
+        counts |= {content.features.shape[-1] if content.features.ndim == 2 else 0}
+    for count in counts - {extractor.num_features}:
         raise InputError(
-            f"{path} holds statistics of {num_features} features, but the feature extractor gives "
+            f"{path} holds statistics of {count} features, but the feature extractor gives "
             f"{extractor.num_features}; it was made with another one"
+        )
+    made_by = content.about.get("extractor")
+    if made_by is not None and made_by != extractor.fingerprint:
+        raise InputError(
+            f"{path} was made with another feature extractor: with {made_by}, and this is "
+            f"{extractor.fingerprint}; give --feature_extractor, or make it anew"
+        )
+    sizes = {content.about["img_size"]} if "img_size" in content.about else set()
+    if content.images is not None:
+        sizes |= set(content.images.shape[1:3])
+    if sizes - {img_size}:
+        others = " and ".join(str(size) for size in sorted(sizes - {img_size}))
+        raise InputError(
+            f"{path} is of images of {others} pixels, and those to compare with it have "
+            f"{img_size}: make a reference of that size"
         )

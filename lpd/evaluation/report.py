@@ -16,6 +16,7 @@ from PIL import Image
 from torchvision.utils import make_grid
 
 from lpd.errors import InputError
+from lpd.evaluation import tables
 from lpd.evaluation.metrics import Number, all_numbers
 from lpd.evaluation.setting import BASE_NAMES
 from lpd.evaluation.speed import Speed
@@ -326,26 +327,8 @@ def table(results: Sequence[SettingResult]) -> str:
         if len({row.get(column.key) for row in rows if row.get(column.key) is not None}) > 1
     ]
     seeds = [Number(key="seeds", heading="seeds", format="{}")] if several else []
-    columns = [
-        column
-        for column in (*_FIRST_COLUMNS, *varied, *seeds, _NUM_IMAGES, *_numbers())
-        if any(row.get(column.key) is not None for row in rows)
-    ]
-    lines = [[column.heading for column in columns]]
-    lines += [[_shown(column, row) for column in columns] for row in rows]
-    widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in lines
-    )
-
-
-def _shown(column: Number, row: Mapping[str, Any]) -> str:
-    value, error = row.get(column.key), row.get(f"{column.key}_error")
-    if value is None:
-        return "-"
-    shown = column.format.format(value)
-    return shown if error is None else f"{shown} ± {column.format.format(error)}"
+    columns = (*_FIRST_COLUMNS, *varied, *seeds, _NUM_IMAGES, *_numbers())
+    return tables.table(rows, columns)
 
 
 def write_grid(path: Path, images: Images, columns: int) -> None:

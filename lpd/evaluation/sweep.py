@@ -216,7 +216,6 @@ class _Evaluation:
             self.extractor,
             self.config.output_dir / REFERENCE_NAME,
             self.world,
-            batch_size=self.config.eval_bsz,
             num_workers=self.config.num_workers,
         )
 

@@ -1,12 +1,16 @@
 """References: files of statistics, sample archives and folders of images."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from lpd.distributed import World
+from lpd.evaluation import parts
 from lpd.evaluation.reference import (
+    FeatureSummary,
     load_reference,
     open_reference,
     read_statistics,
@@ -27,7 +31,7 @@ def features_of(extractor, pixels):
 
 
 def compute(source, extractor, cache, world=None):
-    return load_reference(source, extractor, cache, world or World(), batch_size=5, num_workers=0)
+    return load_reference(source, extractor, cache, world or World(), num_workers=0)
 
 
 def test_a_folder_gives_the_statistics_of_its_cropped_images(run_folder, tmp_path, extractor):
@@ -42,36 +46,40 @@ def test_a_folder_gives_the_statistics_of_its_cropped_images(run_folder, tmp_pat
     np.testing.assert_allclose(reference.features, features, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("size", [3, 30])  # 30: some of them have none of the 24 images
-def test_processes_share_the_work_and_agree(run_folder, tmp_path, extractor, monkeypatch, size):
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Images are seen in blocks of 5, so that the 24 of a folder make 5 parts."""
+    monkeypatch.setattr(parts, "BLOCK_IMAGES", 5)
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("size", [2, 7])  # 7: two of them have none of the 5 parts
+def test_any_number_of_processes_gives_the_same_bits(
+    run_folder, tmp_path, extractor, in_threads, size
+):
     source = open_reference(run_folder / "data", 16, extractor)
-    whole = compute(source, extractor, tmp_path / "cache.npz")
-    shares = []
-
-    class SentError(Exception):
-        pass
-
-    def send(_world, value):  # each process's part, taken where it would be sent
-        if not isinstance(value, tuple):
-            return [value]
-        shares.append(value)
-        raise SentError
-
-    monkeypatch.setattr(World, "gather", send)
-    monkeypatch.setattr(World, "broadcast", lambda self, value: value)
-    for rank in range(size):
-        with pytest.raises(SentError):
-            compute(source, extractor, tmp_path / f"{rank}.npz", World(rank=rank, size=size))
-    counts = [0 if share[0] is None else share[0].count for share in shares]
-    assert counts == [len(range(rank, 24, size)) for rank in range(size)]
-    monkeypatch.setattr(
-        World, "gather", lambda self, value: shares if isinstance(value, tuple) else [value]
+    alone = compute(source, extractor, tmp_path / "alone.npz")
+    together = in_threads(
+        lambda world: compute(source, extractor, tmp_path / "together.npz", world), size
     )
-    together = compute(source, extractor, tmp_path / "again.npz", World(rank=1, size=size))
-    np.testing.assert_allclose(together.statistics.mean, whole.statistics.mean, rtol=1e-5)
-    assert sorted(map(tuple, together.features.round(4))) == sorted(
-        map(tuple, whole.features.round(4))
-    )
+    for each in together:
+        np.testing.assert_array_equal(each.statistics.mean, alone.statistics.mean)
+        np.testing.assert_array_equal(each.statistics.covariance, alone.statistics.covariance)
+        np.testing.assert_array_equal(each.features, alone.features)
+    assert {path.name for path in tmp_path.iterdir()} == {"alone.npz", "together.npz"}
+
+
+def test_parts_of_many_images_keep_moments_and_no_features():
+    features = np.random.default_rng(0).normal(size=(61, 8)).astype(np.float32)
+    summary = FeatureSummary(len(features))
+    rows = [range(31), range(31, 61)]
+    kept = [summary.of(each, features[each.start : each.stop]) for each in rows]
+    assert all("features" not in part for part in kept)
+    statistics, neighbours = summary.total(kept)
+    expected = gaussian_statistics(features)
+    np.testing.assert_allclose(statistics.mean, expected.mean, rtol=1e-12)
+    np.testing.assert_allclose(statistics.covariance, expected.covariance, rtol=1e-10, atol=1e-12)
+    np.testing.assert_array_equal(neighbours, features)
 
 
 def test_features_of_a_folder_are_computed_once(run_folder, tmp_path, extractor):
@@ -190,3 +198,32 @@ class TestRefused:
         with pytest.raises(ValueError, match=r"1\.png"):
             compute(source, extractor, tmp_path / "cache.npz")
         assert not (tmp_path / "cache.npz").exists()
+
+    def test_an_archive_of_images_of_another_size(self, tmp_path, extractor):
+        path = tmp_path / "adm.npz"
+        np.savez(path, arr_0=np.zeros((4, 16, 16, 3), np.uint8))
+        with pytest.raises(ValueError, match="16 pixels, and those to compare with it have 32"):
+            open_reference(path, 32, extractor)
+
+
+class TestFlatFolders:
+    def test_give_what_class_folders_of_the_same_images_give(self, run_folder, tmp_path, extractor):
+        flat = tmp_path / "flat"
+        flat.mkdir()
+        for path in (run_folder / "data" / "train").glob("*/*.png"):
+            shutil.copy(path, flat / f"{path.parent.name}_{path.name}")  # sorted as those are
+        source = open_reference(run_folder / "data", 16, extractor)
+        expected = compute(source, extractor, tmp_path / "a.npz")
+        found = compute(open_reference(flat, 16, extractor), extractor, tmp_path / "b.npz")
+        np.testing.assert_array_equal(found.statistics.covariance, expected.statistics.covariance)
+        np.testing.assert_array_equal(found.features, expected.features)
+
+    def test_beside_class_folders_are_refused(self, run_folder, extractor, tmp_path):
+        shutil.copytree(run_folder / "data" / "train", tmp_path / "both")
+        Image.new("RGB", (16, 16)).save(tmp_path / "both" / "grid.png")
+        with pytest.raises(ValueError, match=r"holds images, such as grid\.png, and folders"):
+            open_reference(tmp_path / "both", 16, extractor)
+
+    def test_without_images_are_refused(self, extractor, tmp_path):
+        with pytest.raises(ValueError, match="holds neither images"):
+            open_reference(tmp_path, 16, extractor)

@@ -1,0 +1,269 @@
+"""What a tokenizer loses: images compared with what comes back from their codes. It is the ceiling
+of any model of its codes, and what ``main_eval.py --reconstruct`` runs.
+
+n images, V codes, D features.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lpd import cli
+from lpd.data.images import ImageIndex, SquareImages, index_any_images
+from lpd.data.transforms import normalize_
+from lpd.distributed import World
+from lpd.errors import InputError
+from lpd.evaluation import image_quality, metrics, tables
+from lpd.evaluation.features import FeatureExtractor, load_feature_extractor
+from lpd.evaluation.image_modes import ReconstructConfig
+from lpd.evaluation.image_quality import Distances
+from lpd.evaluation.image_results import Results, array_digest, find_duplicates, measured_once
+from lpd.evaluation.metrics import Number, all_numbers
+from lpd.evaluation.parts import (
+    DIGESTS,
+    Arrays,
+    PartFolder,
+    Pending,
+    concatenated,
+    make_parts,
+)
+from lpd.evaluation.pending import HostCopy
+from lpd.evaluation.reference import FeatureSummary, Reference, list_digest
+from lpd.evaluation.report import RESULTS_NAME, write_grid
+from lpd.evaluation.sample_source import class_folder_labels
+from lpd.evaluation.statistics import Extraction
+from lpd.files import printable
+from lpd.provenance import Origin
+from lpd.tokenizer.vq_tokenizer import VQTokenizer
+
+GRID_NAME = "reconstructions.png"
+# So many pixels go through the tokenizer at a time: 32 images of 256 pixels need some 4 GB. The
+# number is fixed because the last digits of what comes out depend on it.
+_PIXELS_AT_A_TIME = 2**21
+_GRID_COLUMNS = 8
+_ORIGINAL = "original_"  # before the names of what is kept of the images' own features
+
+QUALITY: tuple[Number, ...] = (
+    Number(key="psnr", heading="PSNR", format="{:.2f}"),
+    Number(key="ssim", heading="SSIM", format="{:.4f}"),
+    Number(key="lpips", heading="LPIPS", format="{:.4f}"),
+    Number(key="codes_used", heading="codes used", format="{:.2%}"),
+    Number(key="perplexity", heading="perplexity", format="{:.1f}"),
+)
+"""What is told of reconstructions beside the metrics of their features."""
+_COLUMNS = (
+    Number(key="images", heading="images", format="{}"),
+    *tables.renamed(all_numbers(), {"fid": "rFID"}),
+    *QUALITY,
+)
+
+
+class Reconstructor:
+    """Images to codes and back, as many at a time as is fixed for their size."""
+
+    def __init__(self, tokenizer: VQTokenizer, img_size: int) -> None:
+        """Raises:
+        InputError: the size is no multiple of the tokenizer's stride.
+        """
+        tokenizer.num_positions(img_size)
+        side = img_size // tokenizer.stride
+        self.size = img_size
+        """S"""
+        self._tokenizer = tokenizer
+        self._grid = (side, side)
+        self._decode = tokenizer.pixel_decoder()
+        self._images_at_a_time = max(1, _PIXELS_AT_A_TIME // img_size**2)
+
+    def __call__(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes (B, N) int64 and reconstructions (B, 3, S, S) uint8 of (B, 3, S, S) uint8."""
+        codes, images = [], []
+        for some in pixels.split(self._images_at_a_time):
+            codes.append(self._tokenizer.encode(normalize_(some.float())))
+            images.append(self._decode(codes[-1], self._grid))
+        return torch.cat(codes), torch.cat(images)
+
+
+def run_reconstruction(config: ReconstructConfig, world: World) -> Results:
+    """Reconstruct images, or what is left of them, and report how close they come.
+
+    Returns:
+        What ``results.json`` holds, on every process.
+
+    Raises:
+        InputError: the images and the tokenizer do not go together, or the output folder belongs
+            to others; before any work. Or an image cannot be read.
+    """
+    options = config.measuring
+    with world.together():
+        extractor = load_feature_extractor(
+            options.feature_extractor, world.device, options.inception_path
+        )
+        tokenizer = VQTokenizer.from_pretrained(config.vqgan_path, world.device)
+        reconstruct = Reconstructor(tokenizer, config.img_size)
+        index = index_any_images(config.data_path)
+        if len(index.files) < 2:
+            raise InputError(f"{config.data_path} holds one image; numbers need two or more")
+    lpips, about_lpips = image_quality.load_lpips(world.device)
+    origin: Origin = world.broadcast(
+        Origin(
+            values={
+                "vqgan_path": tokenizer.sha256,
+                "images": list_digest(index),
+                "feature_extractor": extractor.fingerprint,
+                "img_size": config.img_size,
+                "num_images": len(index.files),
+                "lpips": about_lpips,
+            }
+        )
+    )
+    images = SquareImages(index, config.img_size)
+    work = _Work(
+        index=index,
+        extractor=extractor,
+        reconstruct=reconstruct,
+        lpips=lpips,
+        summary=FeatureSummary(len(index.files)),
+        num_codes=tokenizer.vocab_size,
+    )
+
+    def measure(parts: PartFolder) -> Results | None:
+        make_parts(
+            parts,
+            images,
+            world,
+            work.look,
+            what=f"reconstructing {config.data_path}",
+            num_workers=options.num_workers,
+            finish=work.finish,
+        )
+        if not world.is_main:
+            return None
+        rows = np.linspace(0, len(index.files) - 1, min(_GRID_COLUMNS, len(index.files)))
+        originals = torch.stack([images[int(row)].pixels for row in rows]).to(world.device)
+        grid = torch.cat([originals, reconstruct(originals)[1]]).cpu().numpy()
+        write_grid(config.output_dir / GRID_NAME, grid, len(rows))
+        return work.results(parts)
+
+    results = measured_once(config.output_dir, origin, len(index.files), world, measure)
+    if world.is_main:
+        for warning in results["warnings"]:
+            cli.warn(warning)
+        print(tables.table([{**results, **results["metrics"]}], _COLUMNS))
+        if results["lpips"] is None:
+            print(f"LPIPS is left empty: {about_lpips}")
+        print(f"numbers and pictures: {config.output_dir} ({RESULTS_NAME}, {GRID_NAME})")
+    return results
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Work:
+    """What is done with every block of images, with every part of them, and with all."""
+
+    index: ImageIndex
+    extractor: FeatureExtractor
+    reconstruct: Reconstructor
+    lpips: Distances | None
+    summary: FeatureSummary
+    num_codes: int
+    """V"""
+
+    def look(self, pixels: Tensor) -> Pending:
+        """Ask the device for what is to be known of a block."""
+        codes, images = self.reconstruct(pixels)
+        original = Extraction(pixels, self.extractor)
+        extraction = Extraction(images, self.extractor)
+        wanted = {
+            "codes": codes,
+            "mse": image_quality.mean_squared_error(pixels, images),
+            "ssim": image_quality.structural_similarity(pixels, images),
+            "lpips": self.lpips and self.lpips(pixels, images).double(),
+        }
+        asked = {name: value for name, value in wanted.items() if value is not None}
+        copies = HostCopy(*asked.values())
+
+        def read() -> dict[str, npt.NDArray[Any]]:
+            reconstructed = extraction.read()
+            return {
+                "features": reconstructed.features,
+                "logits": reconstructed.logits,
+                "original": original.read().features,
+                **dict(zip(asked, copies.read(), strict=True)),
+            }
+
+        return read
+
+    def finish(self, rows: range, arrays: Arrays) -> Arrays:
+        """What a part keeps: how often each code occurs, and a summary of the images' own
+        features, in place of either for each image."""
+        rest = {name: each for name, each in arrays.items() if name not in {"codes", "original"}}
+        counts = np.bincount(arrays["codes"].ravel(), minlength=self.num_codes)  # (V,)
+        kept = self.summary.of(rows, arrays["original"])
+        return {**rest, "counts": counts, **{_ORIGINAL + name: each for name, each in kept.items()}}
+
+    def results(self, parts: PartFolder) -> Results:
+        """The numbers of all parts."""
+        warnings: list[str] = []
+        labels = class_folder_labels(self.index, self.extractor.num_classes, warnings)
+        statistics, neighbours = self.summary.total(_originals(part) for part in parts.read())
+        counts = sum(part["counts"] for part in parts.read())
+        assert isinstance(counts, np.ndarray)
+        seen = concatenated(_per_image(part) for part in parts.read())
+        samples = metrics.Samples(
+            features=seen["features"],
+            logits=seen["logits"],
+            labels=self.index.labels if labels is None else labels,
+            logits_are_classes=labels is not None,
+        )
+        reference = Reference(statistics=statistics, features=neighbours)
+        duplicates = find_duplicates(seen[DIGESTS])
+        warnings += duplicates.warnings(len(samples), lambda row: printable(self.index.files[row]))
+        return {
+            "images": len(samples),
+            "size": self.reconstruct.size,
+            "pixels": array_digest(seen[DIGESTS]),
+            "duplicates": duplicates.count,
+            "metrics": dict(metrics.compute_metrics(samples, reference)),
+            **_closeness(seen),
+            "codes_used": image_quality.share_used(counts),
+            "perplexity": image_quality.perplexity(counts),
+            "warnings": warnings,
+        }
+
+
+def _originals(part: Arrays) -> dict[str, npt.NDArray[Any]]:
+    return {
+        name.removeprefix(_ORIGINAL): each
+        for name, each in part.items()
+        if name.startswith(_ORIGINAL)
+    }
+
+
+def _per_image(part: Arrays) -> dict[str, npt.NDArray[Any]]:
+    return {
+        name: each
+        for name, each in part.items()
+        if name != "counts" and not name.startswith(_ORIGINAL)
+    }
+
+
+def _closeness(seen: Mapping[str, npt.NDArray[Any]]) -> dict[str, float | int | None]:
+    """The numbers of pairs of images.
+
+    ``psnr`` is the mean over the images, as the literature gives it. That of an image that comes
+    back exactly is infinite: such images are counted, and left out of the mean.
+    """
+    mse = seen["mse"]
+    differing = mse[mse > 0]
+    return {
+        "psnr": float(image_quality.psnr(differing).mean()) if len(differing) else None,
+        "psnr_of_mean_mse": float(image_quality.psnr(mse.mean())) if len(differing) else None,
+        "exact_images": len(mse) - len(differing),
+        "mse": float(mse.mean()),
+        "ssim": float(seen["ssim"].mean()) if "ssim" in seen else None,
+        "lpips": float(seen["lpips"].mean()) if "lpips" in seen else None,
+    }

@@ -1,0 +1,175 @@
+"""Measure the images of any model: what ``main_eval.py --samples`` runs."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from lpd import cli
+from lpd.distributed import World
+from lpd.errors import InputError
+from lpd.evaluation import metrics, tables
+from lpd.evaluation.features import FeatureExtractor, load_feature_extractor
+from lpd.evaluation.image_modes import SamplesConfig
+from lpd.evaluation.image_results import (
+    PUBLISHED_IMAGES,
+    Results,
+    array_digest,
+    find_duplicates,
+    measured_once,
+)
+from lpd.evaluation.metrics import Number, all_numbers
+from lpd.evaluation.parts import DIGESTS, PartFolder, Pending, concatenated, make_parts
+from lpd.evaluation.reference import Reference, ReferenceSource, load_reference, open_reference
+from lpd.evaluation.report import RESULTS_NAME
+from lpd.evaluation.sample_source import SampleSource, open_samples
+from lpd.evaluation.setting import INCEPTION
+from lpd.evaluation.statistics import Extraction
+from lpd.provenance import Origin
+
+_COLUMNS = (
+    Number(key="images", heading="images", format="{}"),
+    *all_numbers(),
+    Number(key="duplicates", heading="duplicates", format="{}"),
+)
+
+
+def run_samples(config: SamplesConfig, world: World) -> Results:
+    """Measure the images, or what is left of them, and report the numbers.
+
+    Returns:
+        What ``results.json`` holds, on every process.
+
+    Raises:
+        InputError: the images, the reference and the extractor do not go together, or the output
+            folder belongs to others; before any work. Or an image is not as it should be.
+    """
+    options = config.measuring
+    with world.together():
+        extractor = load_feature_extractor(
+            options.feature_extractor, world.device, options.inception_path
+        )
+        source = open_samples(config, extractor)
+        reference = None
+        if config.reference is not None:
+            reference = open_reference(config.reference, source.size, extractor)
+    origin: Origin = world.broadcast(_origin(source, extractor, reference))
+    with world.together():
+        if origin.values["samples"] != source.fingerprint:
+            raise InputError(
+                f"{config.samples} of rank {world.rank} does not hold what that of rank 0 does; "
+                "give images on a file system that all machines share"
+            )
+
+    def measure(parts: PartFolder) -> Results | None:
+        compared_with = Reference()
+        if reference is not None:
+            compared_with = load_reference(
+                reference,
+                extractor,
+                config.output_dir / "reference.npz",
+                world,
+                num_workers=options.num_workers,
+            )
+        make_parts(
+            parts,
+            source.images,
+            world,
+            look_at_features(extractor),
+            what=f"samples {config.samples}",
+            num_workers=options.num_workers,
+        )
+        if not world.is_main:
+            return None
+        return _results(config, source, extractor, compared_with, parts)
+
+    results = measured_once(config.output_dir, origin, source.num_images, world, measure)
+    if world.is_main:
+        for warning in results["warnings"]:
+            cli.warn(warning)
+        print(tables.table([{**results, **results["metrics"]}], _COLUMNS))
+        print(f"numbers: {config.output_dir / RESULTS_NAME}")
+    return results
+
+
+def look_at_features(extractor: FeatureExtractor) -> Callable[[Tensor], Pending]:
+    """What :func:`lpd.evaluation.parts.make_parts` is to know of images: features and logits."""
+
+    def look(pixels: Tensor) -> Pending:
+        extraction = Extraction(pixels, extractor)
+
+        def read() -> dict[str, npt.NDArray[np.float32]]:
+            batch = extraction.read()
+            return {"features": batch.features, "logits": batch.logits}
+
+        return read
+
+    return look
+
+
+def _origin(
+    source: SampleSource, extractor: FeatureExtractor, reference: ReferenceSource | None
+) -> Origin:
+    return Origin(
+        values={
+            "samples": source.fingerprint,
+            "labels": None if source.labels is None else array_digest(source.labels),
+            "feature_extractor": extractor.fingerprint,
+            "reference": None if reference is None else reference.fingerprint,
+            "img_size": source.size,
+            "num_images": source.num_images,
+        }
+    )
+
+
+def _results(
+    config: SamplesConfig,
+    source: SampleSource,
+    extractor: FeatureExtractor,
+    reference: Reference,
+    parts: PartFolder,
+) -> Results:
+    """The numbers of images that have been seen.
+
+    Raises:
+        InputError: the images have changed meanwhile.
+    """
+    if open_samples(config, extractor).fingerprint != source.fingerprint:
+        raise InputError(
+            f"{config.samples} changed while it was measured: wait until all images are written, "
+            "and give another --output_dir"
+        )
+    seen = concatenated(parts.read())
+    samples = metrics.Samples(
+        features=seen["features"],
+        logits=seen["logits"],
+        labels=np.zeros(source.num_images, np.int64) if source.labels is None else source.labels,
+        logits_are_classes=source.labels is not None,
+    )
+    duplicates = find_duplicates(seen[DIGESTS])
+    return {
+        "images": source.num_images,
+        "size": source.size,
+        "pixels": array_digest(seen[DIGESTS]),
+        "duplicates": duplicates.count,
+        "passed_over": source.passed_over,
+        "metrics": dict(metrics.compute_metrics(samples, reference)),
+        "warnings": [
+            *source.warnings,
+            *duplicates.warnings(source.num_images, source.name),
+            *_not_comparable(config, source.num_images),
+        ],
+    }
+
+
+def _not_comparable(config: SamplesConfig, num_images: int) -> list[str]:
+    if config.reference is None:
+        return ["no --reference was given: FID, precision and recall are left empty"]
+    if config.measuring.feature_extractor == INCEPTION and num_images < PUBLISHED_IMAGES:
+        warning = (
+            f"FID of {num_images} images is larger than that of more from the same model: it does "
+            f"not compare with published numbers, which are of {PUBLISHED_IMAGES}"
+        )
+        return [warning]
+    return []
