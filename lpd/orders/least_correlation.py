@@ -132,7 +132,8 @@ class _Fields:
 
 
 @functools.lru_cache(maxsize=4)
-def _covariance(grid: Grid) -> Floats:
+def named_covariance(grid: Grid) -> Floats:
+    """The (N, N) covariance that ``--order best`` is made for."""
     covariance = exponential_covariance(grid, LENGTH)
     covariance.flags.writeable = False  # it is everyone's
     return covariance
@@ -140,7 +141,7 @@ def _covariance(grid: Grid) -> Floats:
 
 def _make(task: OrderTask) -> Positions:
     return least_correlation_orders(
-        _covariance(task.grid),
+        named_covariance(task.grid),
         task.group_sizes,
         seed=task.seed,
         image_indices=task.image_indices,

@@ -50,12 +50,10 @@ def losses_figure(losses: Sequence[Measured], covariance: str) -> Figure:
     left.set_xticks(ticks, [str(tick) for tick in ticks])
     left.minorticks_off()
     left.set_yscale("log", nonpositive="mask")
-    right.set(
-        title="by pass, in the first number of passes",
-        xlabel="cells known before the pass",
-        ylabel="nats in the pass",
-    )
+    right.set_title("by pass, in the first number of passes")
+    right.set(xlabel="cells known before the pass", ylabel="nats in the pass")
     right.set_yscale("log", nonpositive="mask")
+    right.set_ylim(bottom=max(right.get_ylim()[0], _LEAST_NATS))
     figure.legend(
         *left.get_legend_handles_labels(),
         loc="outside lower center", ncols=min(4, len(by_name)), frameon=False, handlelength=3,
