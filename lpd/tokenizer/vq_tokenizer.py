@@ -125,6 +125,11 @@ class VQTokenizer:
         load_strictly(vqgan, state, str(file))
         return cls(vqgan, sha256=sha256_of_file(file), device=device)
 
+    @property
+    def codebook(self) -> Tensor:
+        """(V, E) the codes' embeddings, unit vectors."""
+        return self._vqgan.quantize.codebook()
+
     def num_positions(self, image_size: int) -> int:
         """N for square images of ``image_size`` pixels.
 
