@@ -25,7 +25,11 @@ from torch_fidelity.metric_prc import (
 
 from lpd.errors import InputError
 from lpd.evaluation.reference import Reference
-from lpd.evaluation.statistics import GaussianStatistics, gaussian_statistics
+from lpd.evaluation.statistics import (
+    Float64Array,
+    GaussianStatistics,
+    gaussian_statistics,
+)
 
 # The convention of published inception scores, and of published precision and recall.
 INCEPTION_SCORE_SPLITS = 10
@@ -42,21 +46,38 @@ def frechet_distance(first: GaussianStatistics, second: GaussianStatistics) -> f
     taken as 0.
 
     Raises:
-        InputError: the two have different numbers of features.
+        InputError: the two have different numbers of features, or the distance is negative by
+            more than rounding, as that of statistics which are none may be.
     """
     if first.mean.shape != second.mean.shape:
         raise InputError(
             f"statistics of {len(first.mean)} and of {len(second.mean)} features do not compare; "
             "they come from different feature extractors"
         )
-    values, vectors = np.linalg.eigh(first.covariance)  # (D,), (D, D)
-    half = vectors * np.sqrt(values.clip(min=0))  # (D, D)
+    half = _factor(first.covariance)  # (D, D)
     product_values = np.linalg.eigvalsh(half.T @ second.covariance @ half)  # (D,)
     root_trace = np.sqrt(product_values.clip(min=0)).sum()
     shift = first.mean - second.mean
+    squared_shift = shift @ shift
     traces = np.trace(first.covariance) + np.trace(second.covariance)
-    # A distance of nothing may come out a rounding error below 0.
-    return max(0.0, float(shift @ shift + traces - 2 * root_trace))
+    distance = float(squared_shift + traces - 2 * root_trace)
+    # Each root of an eigenvalue that should be 0 may be as large as that of the rounding.
+    rounding = len(shift) * np.sqrt(np.finfo(np.float64).eps) * (squared_shift + traces)
+    if distance < -rounding:
+        raise InputError(
+            f"the Fréchet distance is {distance:.3g}, which no statistics of images give: one of "
+            "the covariances is damaged"
+        )
+    return max(0.0, distance)
+
+
+def _factor(covariance: Float64Array) -> npt.NDArray[np.floating]:
+    """(D, D) H with H H^T the covariance."""
+    try:
+        return np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:  # not of full rank; ten times the time
+        values, vectors = np.linalg.eigh(covariance)  # (D,), (D, D)
+        return vectors * np.sqrt(values.clip(min=0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,13 @@ from lpd.data.images import (
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.evaluation.features import FeatureExtractor
-from lpd.evaluation.statistics import GaussianStatistics, Moments, RunningMoments, extract
+from lpd.evaluation.statistics import (
+    GaussianStatistics,
+    Moments,
+    RunningMoments,
+    check_finite,
+    extract,
+)
 from lpd.files import atomic_path, sha256_of_file
 from lpd.progress import progress
 
@@ -100,6 +107,11 @@ def open_reference(path: Path, img_size: int, extractor: FeatureExtractor) -> Re
     if content.statistics is not None:
         _check_num_features(path, len(content.statistics.mean), extractor)
     images = content.images
+    if images is not None and images.shape[1:3] != (img_size, img_size):
+        raise InputError(
+            f"{path} holds images of {images.shape[1]}x{images.shape[2]} pixels, but img_size is "
+            f"{img_size}; give the reference of that size"
+        )
     return ReferenceSource(
         path=path,
         fingerprint=f"file {sha256_of_file(path)}",
@@ -267,10 +279,18 @@ def read_statistics(path: Path) -> StatisticsFile:
         statistics = None
         if "mu" in arrays and "sigma" in arrays:
             statistics = GaussianStatistics(
-                mean=arrays["mu"].astype(np.float64), covariance=arrays["sigma"].astype(np.float64)
+                mean=_as_float64(arrays["mu"]), covariance=_as_float64(arrays["sigma"])
             )
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is no .npz of reference statistics: {error}") from error
+    features = arrays.get("features")
+    if features is not None:
+        if features.ndim != 2 or features.dtype.kind != "f":
+            raise InputError(
+                f"{path}: features must hold real numbers (m, D), got {features.dtype} "
+                f"{features.shape}"
+            )
+        check_finite(f"{path}: features", features)
     images = arrays.get("arr_0")
     if images is not None and (
         images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or len(images) < 2
@@ -283,9 +303,14 @@ def read_statistics(path: Path) -> StatisticsFile:
     return StatisticsFile(
         statistics=statistics,
         images=images,
-        features=arrays.get("features"),
+        features=features,
         origin=None if origin is None else str(origin),
     )
+
+
+def _as_float64(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Real numbers in float64; what is none stays as it is, to be refused."""
+    return values.astype(np.float64) if values.dtype.kind == "f" else values
 
 
 def write_statistics(

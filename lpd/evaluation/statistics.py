@@ -7,13 +7,15 @@ B images of a batch, n images in all, D features, C logits. Moments are float64 
 covariances of 2048 features lose too much in float32.
 """
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
 from lpd.errors import InputError
@@ -25,16 +27,44 @@ Float64Array = npt.NDArray[np.float64]
 
 # Adding up (D, D) moments costs as much as computing those of D images.
 _ROWS_AT_A_TIME = 4096
+# Rows that are made float64 at a time: more would not stay in a processor's caches.
+_ROWS_IN_CACHE = 1024
+# How far the covariance in a file may be from symmetric, and its eigenvalues below 0, through the
+# largest sum of a row: what is left of float32 after the sums of many images.
+_ASYMMETRY = 1e-5
+_NEGATIVITY = 1e-6
+
+
+def check_finite(name: str, values: npt.NDArray[Any]) -> None:
+    """Check that there is a number in every place of what was computed of images.
+
+    Args:
+        name: what they are.
+        values: (n, ...) of n images.
+
+    Raises:
+        InputError: in some place there is none; says how many images have one.
+    """
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)  # (n,)
+    if not finite.all():
+        raise InputError(
+            f"{name} of {(~finite).sum()} of {len(values)} images are not finite: the weights of "
+            "the feature extractor are damaged, or it overflows; check them, or give another one"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureBatch:
-    """What is known of a batch of images, in host memory."""
+    """What is known of a batch of images, in host memory; numbers that are none are refused."""
 
     features: npt.NDArray[np.float32]
     """(B, D)"""
     logits: npt.NDArray[np.float32]
     """(B, C)"""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            check_finite(field.name, getattr(self, field.name))
 
     def __len__(self) -> int:
         return len(self.features)
@@ -55,7 +85,11 @@ class Extraction:
         self._copy = HostCopy(measured.features.float(), measured.logits.float())
 
     def read(self) -> FeatureBatch:
-        """The features; waits for them, and for nothing that was asked for later."""
+        """The features; waits for them, and for nothing that was asked for later.
+
+        Raises:
+            InputError: they are not finite.
+        """
         features, logits = self._copy.read()
         return FeatureBatch(features=features, logits=logits)
 
@@ -96,8 +130,38 @@ class GaussianStatistics:
                 "statistics are a mean of D numbers and a covariance of D x D, got shapes "
                 f"{self.mean.shape} and {self.covariance.shape}"
             )
-        if not (np.isfinite(self.mean).all() and np.isfinite(self.covariance).all()):
-            raise InputError("statistics hold a number that is not finite")
+        for name, values in (("mean", self.mean), ("covariance", self.covariance)):
+            if values.dtype.kind != "f":
+                raise InputError(
+                    f"the {name} of statistics holds real floating-point numbers, got "
+                    f"{values.dtype}"
+                )
+            if not np.isfinite(values).all():
+                raise InputError(f"statistics hold a number that is not finite, in their {name}")
+        self._check_covariance()
+
+    def _check_covariance(self) -> None:
+        scale = np.abs(self.covariance).sum(axis=1).max()  # no eigenvalue is larger
+        asymmetry = np.abs(self.covariance - self.covariance.T).max()
+        if asymmetry > _ASYMMETRY * scale:
+            raise InputError(
+                "the covariance of statistics is symmetric, but this one differs from its "
+                f"transpose by up to {asymmetry:.3g}, with rows that sum up to {scale:.3g}; the "
+                "file is damaged, or holds something else"
+            )
+        if scale == 0:
+            return
+        try:
+            # It exists where no eigenvalue is below minus what is added; a tenth of the cost of
+            # computing them.
+            np.linalg.cholesky(self.covariance + _NEGATIVITY * scale * np.eye(len(self.mean)))
+        except np.linalg.LinAlgError as error:
+            lowest = np.linalg.eigvalsh(self.covariance)[0]
+            raise InputError(
+                "a covariance has no negative eigenvalues, but that of these statistics has "
+                f"{lowest:.3g}, with rows that sum up to {scale:.3g}; the file is damaged, or "
+                "holds something else"
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,10 +182,17 @@ class Moments:
     @classmethod
     def of(cls, features: npt.NDArray[np.floating]) -> Self:
         """The moments of (n, D) features, n >= 1."""
-        samples = features.astype(np.float64)  # (n, D)
-        mean = samples.mean(axis=0)  # (D,)
-        samples -= mean
-        return cls(count=len(samples), mean=mean, scatter=samples.T @ samples)
+        count, size = features.shape
+        mean = features.mean(axis=0, dtype=np.float64)  # (D,)
+        scatter = np.zeros((size, size), order="F")  # as BLAS has it, which adds to it in place
+        deviations = np.empty((min(_ROWS_IN_CACHE, count), size))
+        for start in range(0, count, _ROWS_IN_CACHE):
+            rows = features[start : start + _ROWS_IN_CACHE]
+            part = np.subtract(rows, mean, out=deviations[: len(rows)])
+            # The upper triangle alone: half of the products of a matrix with its transpose.
+            scatter = dsyrk(1.0, part.T, beta=1.0, c=scatter, overwrite_c=1)
+        scatter += np.triu(scatter, 1).T
+        return cls(count=count, mean=mean, scatter=scatter)
 
     def __add__(self, other: Self) -> Self:
         count = self.count + other.count

@@ -14,6 +14,7 @@ from torch_fidelity.metric_fid import (
     fid_statistics_to_metric,
 )
 
+from lpd.errors import InputError
 from lpd.evaluation.metrics import (
     all_numbers,
     class_accuracy,
@@ -100,6 +101,13 @@ class TestFrechetDistance:
         assert distance >= 0
         # Roots of eigenvalues that should be 0 are rounding errors of about 1e-8.
         assert frechet_distance(b, a) == pytest.approx(distance, rel=1e-9, abs=1e-6 * scale)
+
+    def test_refuses_to_take_more_than_rounding_for_nothing(self):
+        # Statistics check themselves; these were changed behind their back.
+        broken = gaussian([0, 0], np.eye(2))
+        broken.covariance[:] = [[-1, 0], [0, -1]]
+        with pytest.raises(InputError, match=r"Fréchet distance is -\d"):
+            frechet_distance(gaussian([0, 0], 0.5 * np.eye(2)), broken)
 
     def test_refuses_different_features(self):
         a, b = gaussian([0], [[1]]), gaussian([0, 0], np.eye(2))

@@ -155,6 +155,15 @@ class TestRefused:
             ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"\(3,\) and \(4, 4\)"),
             ({"mu": np.array([None]), "sigma": np.eye(1)}, "no .npz of reference statistics"),
             ({"mu": np.array([np.inf]), "sigma": np.eye(1)}, "not finite"),
+            ({"mu": np.zeros(2), "sigma": 1j * np.eye(2)}, "real.*complex128"),
+            ({"mu": np.zeros(2, int), "sigma": np.eye(2)}, "the mean .* real.*int64"),
+            ({"mu": np.zeros(2), "sigma": -np.eye(2, dtype=np.float32)}, "negative eigenvalues"),
+            ({"mu": np.zeros(2), "sigma": np.tri(2)}, "symmetric"),
+            ({"mu": np.zeros(1), "sigma": np.eye(1), "features": np.zeros(4)}, r"\(m, D\)"),
+            (
+                {"mu": np.zeros(1), "sigma": np.eye(1), "features": np.full((4, 1), np.nan)},
+                "features of 4 of 4 images are not finite",
+            ),
             ({"arr_0": np.zeros((4, 3, 16, 16), np.uint8)}, r"uint8 \(n, height, width, 3\)"),
             ({"arr_0": np.zeros((4, 16, 16, 3), np.float32)}, "float32"),
         ],
@@ -164,6 +173,15 @@ class TestRefused:
         np.savez(path, **arrays)
         with pytest.raises(ValueError, match=message):
             read_statistics(path)
+
+    def test_images_of_another_size(self, tmp_path, extractor):
+        path = tmp_path / "adm.npz"
+        np.savez(path, arr_0=np.zeros((4, 16, 20, 3), np.uint8))
+        with pytest.raises(ValueError, match=r"images of 16x20 pixels, but img_size is 16"):
+            open_reference(path, 16, extractor)
+        np.savez(path, arr_0=np.zeros((4, 8, 8, 3), np.uint8))
+        with pytest.raises(ValueError, match=r"images of 8x8 pixels, but img_size is 16"):
+            open_reference(path, 16, extractor)
 
     @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 cut off"])
     def test_damaged_files(self, tmp_path, content):
