@@ -22,6 +22,7 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from lpd.data import code_cache
+from lpd.evaluation.features import load_feature_extractor
 from lpd.models.lpd import PRESETS
 
 ROOT = Path(__file__).parents[2]
@@ -222,7 +223,30 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(
     assert "complete already" in capsys.readouterr().out
 
 
+def name_the_classifier() -> None:
+    """Have the evaluation's record name its classifier as it is named now: its user's word that it
+    is the same."""
+    record = Path("evaluation/settings.json")
+    values = json.loads(record.read_text())
+    extractor = load_feature_extractor("classifier", torch.device("cpu"))
+    assert values["feature_extractor"] == f"classifier {extractor.fingerprint.split()[-1]}"
+    record.write_text(json.dumps(values | {"feature_extractor": extractor.fingerprint}))
+
+
+def test_an_evaluation_does_not_say_how_its_classifier_was_configured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its record names the weights alone; with another mean, say, they give other features."""
+    before = files("evaluation")
+    assert run("evaluation") == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "made otherwise (feature_extractor was classifier 0007549" in last
+    assert last.endswith("give another --output_dir")
+    assert files("evaluation") == before
+
+
 def test_a_setting_younger_than_an_evaluation_counts_as_its_default() -> None:
+    name_the_classifier()
     record = Path("evaluation/settings.json")
     whole = json.loads(record.read_text())
     assert whole["group_size_schedule"] == "cosine"
@@ -235,12 +259,15 @@ def test_a_setting_younger_than_an_evaluation_counts_as_its_default() -> None:
 
 
 def test_an_interrupted_evaluation_makes_what_is_missing() -> None:
+    name_the_classifier()
     before = files("evaluation")
     assert "evaluation/raster_4/metrics.json" not in before
     results = "evaluation/results.json"
     settings = json.loads(before["evaluation/settings.json"])
-    # Settings and results are written again on every run; all else that is there is not.
-    times = written_at(before.keys() - {"evaluation/settings.json", results})
+    # Settings and results are written again on every run, and the reference's features for the
+    # classifier's name; all else that is there is not.
+    again = {"evaluation/settings.json", "evaluation/reference.npz", results}
+    times = written_at(before.keys() - again)
     assert run("evaluation") == 0
     after = files("evaluation")
     assert after.keys() - before.keys() == {

@@ -1,6 +1,8 @@
 """Feature extractors: what they compute, and that nothing unknown is unpickled."""
 
+import json
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -107,6 +109,30 @@ class TestClassifier:
         Classifier(config).save(tmp_path)
         other = load_feature_extractor(str(tmp_path), CPU).fingerprint
         assert fingerprint == again != other
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("mean", [0.4, 0.5, 0.5]),
+            ("std", [1.0, 0.5, 0.5]),
+            ("image_size", 24),
+            ("model_args", {"channels": [4, 4, 8, 8], "stem_width": 4, "act_layer": "gelu"}),
+        ],
+    )
+    def test_the_same_weights_otherwise_configured_have_another(
+        self, run_folder, tmp_path, name, value
+    ):
+        """They give other features, and whoever goes on in a folder would mix the two."""
+        folder = run_folder / "classifier"
+        shutil.copytree(folder, tmp_path / "other")
+        config = json.loads((folder / "config.json").read_text())
+        (tmp_path / "other" / "config.json").write_text(json.dumps(config | {name: value}))
+        first, other = (
+            load_feature_extractor(str(path), CPU) for path in (folder, tmp_path / "other")
+        )
+        images = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
+        assert not torch.equal(first(images).features, other(images).features)
+        assert first.fingerprint != other.fingerprint
 
     @pytest.mark.parametrize(
         ("changes", "message"),

@@ -80,7 +80,8 @@ def test_features_of_a_folder_are_computed_once(run_folder, tmp_path, extractor)
     first = compute(source, extractor, cache)
 
     class Counting:
-        fingerprint, num_features, num_classes = extractor.fingerprint, extractor.num_features, 3
+        fingerprint, num_classes = extractor.fingerprint, extractor.num_classes
+        num_features, num_spatial = extractor.num_features, extractor.num_spatial
         calls = 0
 
         def __call__(self, images):
