@@ -10,7 +10,8 @@ The device is kept busy, over the borders of chunks too: orders, uniforms and la
 batch are made in a thread while a batch is generated; its images go to the feature extractor where
 they are; and codes and features are read when the next batch has been asked for.
 
-B images of a batch, n images of a chunk, N positions, D features, C logits.
+B images of a batch, n images of a chunk, N positions, D features, E spatial features,
+C logits.
 """
 
 import contextlib
@@ -36,6 +37,9 @@ from lpd.progress import progress
 from lpd.sampling.config import SamplingConfig
 from lpd.sampling.sampler import DecodeInputs
 
+# What of a chunk not every extractor gives.
+_FURTHER = ("spatial", "class_logits")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Chunk:
@@ -49,6 +53,10 @@ class Chunk:
     """(n, C)"""
     labels: npt.NDArray[np.int64]
     """(n,)"""
+    spatial: npt.NDArray[np.float32] | None = None
+    """(n, E), where the extractor gives them."""
+    class_logits: npt.NDArray[np.float32] | None = None
+    """(n, classes), where there is a classifier beside the extractor."""
     seconds: float
     """Time spent sampling and decoding, without making orders and computing features."""
     extractor_seconds: float | None = None
@@ -59,12 +67,17 @@ class Chunk:
     as far as the device waits for it. None in a file of before it was recorded."""
 
     def __post_init__(self) -> None:
-        parts = (self.codes, self.features, self.logits, self.labels)
-        assert len({len(part) for part in parts}) == 1
+        lengths = [len(part) for part in (self.codes, self.features, self.logits, self.labels)]
+        assert len({*lengths, *map(len, self._further().values())}) == 1
         assert (self.extractor_seconds is None) == (self.wall_seconds is None)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def _further(self) -> dict[str, npt.NDArray[np.float32]]:
+        """What not every extractor gives."""
+        found = {name: getattr(self, name) for name in _FURTHER}
+        return {name: values for name, values in found.items() if values is not None}
 
     def save(self, path: Path) -> None:
         """Write the chunk, whole or not at all."""
@@ -76,6 +89,7 @@ class Chunk:
                 features=self.features,
                 logits=self.logits,
                 labels=self.labels,
+                **self._further(),  # type: ignore[arg-type]
                 seconds=np.array([each for each in times if each is not None]),
             )
 
@@ -96,6 +110,7 @@ class Chunk:
                     features=content["features"],
                     logits=content["logits"],
                     labels=content["labels"],
+                    **{name: content[name] for name in _FURTHER if name in content},
                     seconds=seconds,
                     extractor_seconds=extractor_seconds,
                     wall_seconds=wall_seconds,
@@ -299,8 +314,10 @@ class ChunkMaker:
         )
         return Chunk(
             codes=np.concatenate([part.codes for part in parts]),
-            features=np.concatenate([part.measured.features for part in parts]),
-            logits=np.concatenate([part.measured.logits for part in parts]),
+            **{
+                name: np.concatenate([part.measured.parts()[name] for part in parts])
+                for name in parts[0].measured.parts()
+            },
             labels=self._labels(np.asarray(task.image_indices, dtype=np.int64)),
             seconds=seconds,
             extractor_seconds=extractor_seconds,

@@ -123,7 +123,7 @@ class _NetworkExtractor:
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Features:
         images = images.contiguous()  # other layouts choose other kernels too
-        with full_float32(), torch.autocast(images.device.type, enabled=False):
+        with full_float32():
             if images.device.type == "cuda":
                 return in_equal_batches(self._network, images, _CUDA_BATCH)
             return self._network(images)

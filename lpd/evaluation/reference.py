@@ -3,7 +3,9 @@
 n images, m of them kept for precision and recall, D features.
 """
 
+import functools
 import hashlib
+import operator
 import os
 import zipfile
 from collections.abc import Iterator
@@ -38,6 +40,8 @@ from lpd.progress import progress
 
 # Published precision and recall are against 10,000 real images (arXiv 2105.05233).
 MAX_NEIGHBOUR_IMAGES = 10_000
+# What is read of an archive.
+_ARRAYS = ("mu", "sigma", "mu_s", "sigma_s", "arr_0", "features", "origin")
 # A worker process is worth starting for at least so many images.
 _IMAGES_PER_WORKER = 500
 
@@ -48,8 +52,10 @@ class Reference:
 
     statistics: GaussianStatistics | None = None
     """For the Fréchet distance."""
+    spatial: GaussianStatistics | None = None
+    """Of spatial features, for sFID."""
     features: npt.NDArray[np.float32] | None = None
-    """(m, D), for precision and recall."""
+    """(m, D), for the kernel distance, precision and recall."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +68,8 @@ class ReferenceSource:
     """Equal for equal references."""
     statistics: GaussianStatistics | None
     """What a statistics file holds."""
+    spatial: GaussianStatistics | None
+    """What it holds of spatial features, where the extractor gives them too."""
     images: Dataset[LoadedImage] | None
     """Images that features are computed of."""
     num_images: int
@@ -83,8 +91,9 @@ def open_reference(path: Path, img_size: int, extractor: FeatureExtractor) -> Re
     """Find and check a reference.
 
     Args:
-        path: an ``.npz`` with statistics (``mu``, ``sigma``), images (``arr_0``) or both, as ADM
-            publishes them; or a folder with ``train/CLASS/*`` images, or with ``CLASS/*``.
+        path: an ``.npz`` with statistics (``mu`` and ``sigma``, and ``mu_s`` and ``sigma_s`` of
+            spatial features), images (``arr_0``) or both, as ADM publishes them; or a folder with
+            ``train/CLASS/*`` images, or with ``CLASS/*``.
         img_size: images of a folder are cropped to it.
         extractor: what will compute features.
 
@@ -100,12 +109,16 @@ def open_reference(path: Path, img_size: int, extractor: FeatureExtractor) -> Re
             path=path,
             fingerprint=f"images {img_size} {listing.hexdigest()}",
             statistics=None,
+            spatial=None,
             images=SquareImages(index, img_size),
             num_images=len(index.files),
         )
     content = read_statistics(path)
     if content.statistics is not None:
         _check_num_features(path, len(content.statistics.mean), extractor)
+    spatial = content.spatial
+    if spatial is not None and len(spatial.mean) != extractor.num_spatial:
+        spatial = None
     images = content.images
     if images is not None and images.shape[1:3] != (img_size, img_size):
         raise InputError(
@@ -116,6 +129,7 @@ def open_reference(path: Path, img_size: int, extractor: FeatureExtractor) -> Re
         path=path,
         fingerprint=f"file {sha256_of_file(path)}",
         statistics=content.statistics,
+        spatial=spatial,
         images=None if images is None else _ArchiveImages(images),
         num_images=0 if images is None else len(images),
     )
@@ -144,17 +158,25 @@ def load_reference(
         InputError: an image cannot be read.
     """
     if source.images is None:
-        return Reference(statistics=source.statistics)
+        return Reference(statistics=source.statistics, spatial=source.spatial)
     origin = f"{source.fingerprint} by {extractor.fingerprint}"
-    computed = world.broadcast(_read_cache(cache, origin) if world.is_main else None)
+    computed = world.broadcast(_read_cache(cache, origin, extractor) if world.is_main else None)
     if computed is None:
         computed = _compute(source, extractor, world, batch_size, num_workers)
         if world.is_main:
             assert computed.statistics is not None
             assert computed.features is not None
-            write_statistics(cache, computed.statistics, features=computed.features, origin=origin)
+            write_statistics(
+                cache,
+                computed.statistics,
+                spatial=computed.spatial,
+                features=computed.features,
+                origin=origin,
+            )
     return Reference(
-        statistics=source.statistics or computed.statistics, features=computed.features
+        statistics=source.statistics or computed.statistics,
+        spatial=source.spatial or computed.spatial,
+        features=computed.features,
     )
 
 
@@ -165,21 +187,37 @@ def _compute(
     batch_size: int,
     num_workers: int,
 ) -> Reference:
-    share: tuple[Moments | None, npt.NDArray[np.float32] | None] = (None, None)
+    share = _Share()
     error: InputError | None = None
     try:
         share = _compute_share(source, extractor, world, batch_size, num_workers)
     except InputError as unreadable:
         error = unreadable
     world.agree(error)
-    gathered = world.gather(share)
-    parts = [part for part in gathered if part[0] is not None]  # more processes than images
-    total = parts[0][0]
-    for part in parts[1:]:
-        total = total + part[0]
+    shares = [each for each in world.gather(share) if each.moments is not None]
+    moments = _total([each.moments for each in shares])
+    spatial = _total([each.spatial for each in shares])
+    assert moments is not None  # a reference has images
     return Reference(
-        statistics=total.statistics(), features=np.concatenate([part[1] for part in parts])
+        statistics=moments.statistics(),
+        spatial=None if spatial is None else spatial.statistics(),
+        features=np.concatenate([each.kept for each in shares]),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Share:
+    """What a process computed; None of each where there are more processes than images."""
+
+    moments: Moments | None = None
+    spatial: Moments | None = None
+    kept: npt.NDArray[np.float32] | None = None
+    """(part of m, D)"""
+
+
+def _total(parts: list[Moments | None]) -> Moments | None:
+    found = [part for part in parts if part is not None]
+    return functools.reduce(operator.add, found) if found else None
 
 
 def _compute_share(
@@ -188,13 +226,13 @@ def _compute_share(
     world: World,
     batch_size: int,
     num_workers: int,
-) -> tuple[Moments | None, npt.NDArray[np.float32] | None]:
+) -> _Share:
     """The moments of this process's images, and the features of those kept."""
     assert source.images is not None
     count = min(source.num_images, MAX_NEIGHBOUR_IMAGES)
     kept_rows = np.arange(count) * source.num_images // count  # (m,) evenly over all classes
     share = world.shard(source.num_images)
-    moments = RunningMoments()
+    moments, spatial = RunningMoments(), RunningMoments()
     kept: list[npt.NDArray[np.float32]] = []
     rows = [share[start : start + batch_size] for start in range(0, len(share), batch_size)]
     with (
@@ -214,8 +252,14 @@ def _compute_share(
         for batch_rows, batch in zip(rows, measured, strict=True):
             kept.append(batch.features[np.isin(batch_rows, kept_rows)])
             moments.add(batch.features)
+            if batch.spatial is not None:
+                spatial.add(batch.spatial)
             bar.update(len(batch))
-    return moments.moments(), np.concatenate(kept) if kept else None
+    return _Share(
+        moments=moments.moments(),
+        spatial=spatial.moments(),
+        kept=np.concatenate(kept) if kept else None,
+    )
 
 
 def _pixels(path: Path, loaded: Iterator[LoadedImage]) -> Iterator[Tensor]:
@@ -231,13 +275,17 @@ def _pixels(path: Path, loaded: Iterator[LoadedImage]) -> Iterator[Tensor]:
         yield batch.pixels
 
 
-def _read_cache(path: Path, origin: str) -> Reference | None:
+def _read_cache(path: Path, origin: str, extractor: FeatureExtractor) -> Reference | None:
     if not path.is_file():
         return None
     content = read_statistics(path)
     if content.origin != origin or content.features is None:
         return None
-    return Reference(statistics=content.statistics, features=content.features)
+    if content.spatial is None and extractor.num_spatial is not None:
+        return None  # an earlier version's
+    return Reference(
+        statistics=content.statistics, spatial=content.spatial, features=content.features
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,6 +294,8 @@ class StatisticsFile:
 
     statistics: GaussianStatistics | None
     """``mu`` (D,) and ``sigma`` (D, D)."""
+    spatial: GaussianStatistics | None = None
+    """``mu_s`` (E,) and ``sigma_s`` (E, E), of ADM's spatial features."""
     images: npt.NDArray[np.uint8] | None = None
     """``arr_0`` (n, H, W, 3)."""
     features: npt.NDArray[np.float32] | None = None
@@ -269,18 +319,15 @@ def read_statistics(path: Path) -> StatisticsFile:
         with np.load(path, allow_pickle=False) as content:
             if not isinstance(content, np.lib.npyio.NpzFile):
                 raise InputError("it holds one array, not an archive of them")
-            arrays = {
-                name: content[name]
-                for name in ("mu", "sigma", "arr_0", "features", "origin")
-                if name in content
-            }
+            arrays = {name: content[name] for name in _ARRAYS if name in content}
         if not {"mu", "sigma"} <= arrays.keys() and "arr_0" not in arrays:
             raise InputError("it has neither mu and sigma nor arr_0")
-        statistics = None
-        if "mu" in arrays and "sigma" in arrays:
-            statistics = GaussianStatistics(
-                mean=_as_float64(arrays["mu"]), covariance=_as_float64(arrays["sigma"])
-            )
+        statistics, spatial = (
+            GaussianStatistics(mean=_as_float64(arrays[mu]), covariance=_as_float64(arrays[sigma]))
+            if {mu, sigma} <= arrays.keys()
+            else None
+            for mu, sigma in (("mu", "sigma"), ("mu_s", "sigma_s"))
+        )
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is no .npz of reference statistics: {error}") from error
     features = arrays.get("features")
@@ -302,6 +349,7 @@ def read_statistics(path: Path) -> StatisticsFile:
     origin = arrays.get("origin")
     return StatisticsFile(
         statistics=statistics,
+        spatial=spatial,
         images=images,
         features=features,
         origin=None if origin is None else str(origin),
@@ -317,23 +365,28 @@ def write_statistics(
     path: Path,
     statistics: GaussianStatistics,
     *,
+    spatial: GaussianStatistics | None = None,
     features: npt.NDArray[np.float32] | None = None,
-    origin: str = "",
+    origin: str | None = None,
 ) -> None:
     """Write an ``.npz`` with ``mu`` and ``sigma``, whole or not at all.
 
     Args:
         path: the file.
         statistics: of all images.
+        spatial: of their spatial features.
         features: (m, D) of some of them.
         origin: what the features were computed of, and with what.
     """
-    mu, sigma = statistics.mean, statistics.covariance
+    arrays: dict[str, npt.NDArray[Any]] = {"mu": statistics.mean, "sigma": statistics.covariance}
+    if spatial is not None:
+        arrays |= {"mu_s": spatial.mean, "sigma_s": spatial.covariance}
+    if features is not None:
+        arrays["features"] = features
+    if origin is not None:
+        arrays["origin"] = np.array(origin)
     with atomic_path(path) as temporary:
-        if features is None:
-            np.savez(temporary, mu=mu, sigma=sigma)
-        else:
-            np.savez(temporary, mu=mu, sigma=sigma, features=features, origin=np.array(origin))
+        np.savez(temporary, **arrays)  # type: ignore[arg-type]
 
 
 def _check_num_features(path: Path, num_features: int, extractor: FeatureExtractor) -> None:

@@ -23,6 +23,7 @@ METRICS_NAME = "metrics.json"
 RESULTS_NAME = "results.json"
 SAMPLES_NAME = "samples.npz"
 GRID_NAME = "samples.png"
+CLASSES_NAME = "class_accuracy.json"
 
 Images = npt.NDArray[np.uint8]
 
@@ -153,17 +154,27 @@ def write_results(output_dir: Path, settings: dict[str, Any]) -> list[SettingRes
 
 
 def table(results: Iterable[SettingResult]) -> str:
-    """The numbers as lines of text; columns that no result has are left out."""
+    """The numbers as lines of text; columns that no result has are left out, and an error stands
+    behind its number."""
     rows = [result.flat() for result in results]
+    numbers = {each.key: each for each in (*_FIRST_COLUMNS, *all_numbers(), *_LAST_COLUMNS)}
+    errors = {each.error for each in numbers.values()}
     columns = [
-        column
-        for column in (*_FIRST_COLUMNS, *all_numbers(), *_LAST_COLUMNS)
-        if any(row.get(column.key) is not None for row in rows)
+        each
+        for key, each in numbers.items()
+        if key not in errors and any(row.get(key) is not None for row in rows)
     ]
+
+    def cell(row: Mapping[str, Any], column: Number) -> str:
+        value = row.get(column.key)
+        text = "-" if value is None else column.format.format(value)
+        error = numbers[column.error] if column.error else None
+        if error is not None and row.get(error.key) is not None:
+            text += f" ± {error.format.format(row[error.key])}"
+        return text
+
     lines = [[column.heading for column in columns]]
-    for row in rows:
-        numbers = [(each.format, row.get(each.key)) for each in columns]
-        lines.append(["-" if value is None else how.format(value) for how, value in numbers])
+    lines += [[cell(row, column) for column in columns] for row in rows]
     widths = [max(map(len, cells)) for cells in zip(*lines, strict=True)]
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))

@@ -45,7 +45,10 @@ class EvalConfig:
     device: str | None = None
     """Such as cpu or cuda; the GPU where there is one by default."""
     feature_extractor: str = INCEPTION
-    """inception, or the folder of a classifier that takes its place."""
+    """inception; a backbone of timm's, as timm:NAME or timm:NAME=FILE; or a classifier's folder."""
+    classifier: str | None = None
+    """What tells the classes of images for their accuracy: a folder or timm:NAME; by default the
+    extractor, where its classes are the model's."""
     inception_path: Path | None = None
     """Inception's weight file; by default where torch-fidelity keeps it."""
     reference: Path | None = None

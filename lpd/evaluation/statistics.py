@@ -3,8 +3,8 @@
 Where images come from does not matter here: they may be generated, read from a folder or from an
 archive, or reconstructed by the tokenizer. Whoever has them hands them over as batches of pixels.
 
-B images of a batch, n images in all, D features, C logits. Moments are float64 throughout:
-covariances of 2048 features lose too much in float32.
+B images of a batch, n images in all, D features, E spatial features, C logits. Moments are float64
+throughout: covariances of 2048 features lose too much in float32.
 """
 
 import dataclasses
@@ -61,10 +61,19 @@ class FeatureBatch:
     """(B, D)"""
     logits: npt.NDArray[np.float32]
     """(B, C)"""
+    spatial: npt.NDArray[np.float32] | None = None
+    """(B, E)"""
+    class_logits: npt.NDArray[np.float32] | None = None
+    """(B, classes)"""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            check_finite(field.name, getattr(self, field.name))
+        for name, values in self.parts().items():
+            check_finite(name, values)
+
+    def parts(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Those that are there, by name: see :class:`lpd.evaluation.features.Features`."""
+        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
     def __len__(self) -> int:
         return len(self.features)
@@ -79,10 +88,11 @@ class Extraction:
     """
 
     def __init__(self, images: Tensor, extractor: FeatureExtractor) -> None:
-        measured = extractor(images)
+        parts = extractor(images).parts()
         self.computed = mark(images.device)
         """Behind the extractor's work."""
-        self._copy = HostCopy(measured.features.float(), measured.logits.float())
+        self._names = tuple(parts)
+        self._copy = HostCopy(*(values.float() for values in parts.values()))
 
     def read(self) -> FeatureBatch:
         """The features; waits for them, and for nothing that was asked for later.
@@ -90,8 +100,7 @@ class Extraction:
         Raises:
             InputError: they are not finite.
         """
-        features, logits = self._copy.read()
-        return FeatureBatch(features=features, logits=logits)
+        return FeatureBatch(**dict(zip(self._names, self._copy.read(), strict=True)))
 
 
 def extract(

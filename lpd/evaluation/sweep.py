@@ -2,13 +2,21 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from lpd.distributed import World
 from lpd.evaluation import metrics, report
 from lpd.evaluation.chunks import Chunk, ChunkMaker, Task, chunk_tasks
-from lpd.evaluation.features import FeatureExtractor, load_feature_extractor
+from lpd.evaluation.cores import sharing_cores
+from lpd.evaluation.features import (
+    FeatureExtractor,
+    load_classifier,
+    load_feature_extractor,
+    with_classifier,
+)
 from lpd.evaluation.reference import Reference, ReferenceSource, load_reference, open_reference
 from lpd.evaluation.report import SettingResult
 from lpd.evaluation.setting import EvalConfig, Setting
@@ -57,15 +65,18 @@ def run_evaluation(config: EvalConfig, world: World) -> list[SettingResult]:
     extractor = load_feature_extractor(
         config.feature_extractor, world.device, config.inception_path
     )
+    classifier = None
+    if config.classifier is not None:
+        classifier = load_classifier(config.classifier, world.device, generator.num_classes)
     source = None
     if config.reference is not None:
         source = open_reference(config.reference, config.img_size, extractor)
     origin: Origin = world.broadcast(
-        output_origin(config, tokenizer, extractor, source) if world.is_main else None
+        output_origin(config, tokenizer, extractor, classifier, source) if world.is_main else None
     )
     record = config.output_dir / SETTINGS_NAME
     origin.check_file(record, remedy="give another --output_dir")
-    evaluation = _Evaluation(config, world, generator, extractor, settings)
+    evaluation = _Evaluation(config, world, generator, extractor, classifier, settings)
     reference = evaluation.load_reference(source)
     if world.is_main:
         write_json(record, origin.plain())
@@ -89,12 +100,14 @@ class _Evaluation:
         world: World,
         generator: ImageGenerator,
         extractor: FeatureExtractor,
+        classifier: FeatureExtractor | None,
         settings: list[Setting],
     ) -> None:
         self.config = config
         self.world = world
         self.generator = generator
         self.extractor = extractor
+        self.classifier = classifier
         self.settings = settings
         # Rank 0 looks, so that all agree while others may already write.
         self.results: dict[str, SettingResult] = world.broadcast(self._completed())
@@ -120,7 +133,7 @@ class _Evaluation:
             return Reference()
         if source is None:
             if self.world.is_main:
-                print("no --reference was given: FID, precision and recall are left empty")
+                print("no --reference was given: FID, KID, precision and recall are left empty")
             return Reference()
         return load_reference(
             source,
@@ -140,8 +153,11 @@ class _Evaluation:
             if self.world.is_main
             else None
         )
+        extractor = self.extractor
+        if self.classifier is not None:
+            extractor = with_classifier(extractor, self.classifier)
         maker = ChunkMaker(
-            self.generator, self.extractor, sampling=self.config.sampling, seed=self.config.seed
+            self.generator, extractor, sampling=self.config.sampling, seed=self.config.seed
         )
         maker.make_share(missing, self.world)
         self.world.barrier()
@@ -151,18 +167,30 @@ class _Evaluation:
         out. Speed is measured by rank 0 alone, while the others wait."""
         missing = [s for s in self.settings if s.name not in self.results]
         share = [missing[place] for place in self.world.shard(len(missing))]
-        for setting in progress(
-            share, desc="metrics", unit="setting", disable=not (self.world.is_main and share)
-        ):
-            chunks = [Chunk.load(task.path) for task in self._tasks(setting)]
-            self._write_grid(setting, chunks[0])
-            same_classes = self.extractor.num_classes == self.generator.num_classes
-            result = compute_result(setting, chunks, reference, logits_are_classes=same_classes)
-            report.write_result(self._folder(setting), result)
+        with sharing_cores(self.world, min(len(missing), self.world.size)):
+            for setting in progress(
+                share, desc="metrics", unit="setting", disable=not (self.world.is_main and share)
+            ):
+                self._compute(setting, reference)
         self.world.barrier()
         if self.config.measure_speed and self.world.is_main:
             self._measure_speed()
         self.world.barrier()
+
+    def _compute(self, setting: Setting, reference: Reference) -> None:
+        chunks = [Chunk.load(task.path) for task in self._tasks(setting)]
+        self._write_grid(setting, chunks[0])
+        samples = samples_of(
+            chunks,
+            logits_are_classes=self.extractor.num_classes == self.generator.num_classes,
+            device=self.world.device,
+        )
+        accuracy = samples.class_accuracy()
+        if accuracy is not None:
+            write_json(self._folder(setting) / report.CLASSES_NAME, accuracy.plain())
+        report.write_result(
+            self._folder(setting), compute_result(setting, chunks, samples, reference)
+        )
 
     def _measure_speed(self) -> None:
         results = {
@@ -215,23 +243,45 @@ class _Evaluation:
             yield self.generator.decode(Chunk.load(task.path).codes)
 
 
+def samples_of(
+    chunks: list[Chunk], *, logits_are_classes: bool, device: torch.device
+) -> metrics.Samples:
+    """What metrics are computed of, from all chunks of a setting in the order of their images.
+
+    Args:
+        chunks: all of them.
+        logits_are_classes: whether the extractor's logits stand for the run's classes.
+        device: where much is computed.
+    """
+
+    def together(name: str) -> Any:
+        parts = [getattr(chunk, name) for chunk in chunks]
+        return None if any(part is None for part in parts) else np.concatenate(parts)
+
+    logits, class_logits = together("logits"), together("class_logits")
+    if class_logits is None and logits_are_classes:
+        class_logits = logits
+    return metrics.Samples(
+        features=together("features"),
+        logits=logits,
+        labels=together("labels"),
+        spatial=together("spatial"),
+        class_logits=class_logits,
+        device=device,
+    )
+
+
 def compute_result(
-    setting: Setting, chunks: list[Chunk], reference: Reference, *, logits_are_classes: bool
+    setting: Setting, chunks: list[Chunk], samples: metrics.Samples, reference: Reference
 ) -> SettingResult:
-    """Compute a setting's numbers from its chunks, which are in the order of their images.
+    """Compute a setting's numbers.
 
     Args:
         setting: what was generated.
         chunks: all of it.
+        samples: what metrics are computed of.
         reference: what it is compared with.
-        logits_are_classes: whether the chunks' logits stand for the run's classes.
     """
-    samples = metrics.Samples(
-        features=np.concatenate([chunk.features for chunk in chunks]),  # (n, D)
-        logits=np.concatenate([chunk.logits for chunk in chunks]),  # (n, C)
-        labels=np.concatenate([chunk.labels for chunk in chunks]),  # (n,)
-        logits_are_classes=logits_are_classes,
-    )
     return SettingResult(
         order=setting.order,
         generation_steps=len(setting.source.group_sizes),
@@ -259,6 +309,7 @@ def output_origin(
     config: EvalConfig,
     tokenizer: VQTokenizer,
     extractor: FeatureExtractor,
+    classifier: FeatureExtractor | None,
     source: ReferenceSource | None,
 ) -> Origin:
     """What all settings of an output folder share: everything their numbers depend on, beside the
@@ -270,6 +321,7 @@ def output_origin(
             "pretrained_ckpt": sha256_of_file(weights_file(config.pretrained_ckpt)),
             "vqgan_path": tokenizer.sha256,
             "feature_extractor": extractor.fingerprint,
+            "classifier": classifier.fingerprint if classifier else None,
             "reference": source.fingerprint if source else None,
             "img_size": config.img_size,
             "num_images": config.num_images,

@@ -255,7 +255,7 @@ def test_a_setting_younger_than_an_evaluation_counts_as_its_default() -> None:
     assert run("evaluation", "--group_size_schedule", "linear") == 2
     assert json.loads(record.read_text()) == older
     assert run("evaluation") == 0
-    assert json.loads(record.read_text()) == whole
+    assert whole.items() <= json.loads(record.read_text()).items()
 
 
 def test_an_interrupted_evaluation_makes_what_is_missing() -> None:
@@ -273,12 +273,14 @@ def test_an_interrupted_evaluation_makes_what_is_missing() -> None:
     assert after.keys() - before.keys() == {
         *(f"evaluation/raster_4/chunks/chunk_0000{k}.npz" for k in (1, 2)),
         *("evaluation/raster_4/metrics.json", "evaluation/raster_4/samples.png"),
+        "evaluation/raster_4/class_accuracy.json",
     }
     assert written_at(times) == times
     assert settings.items() <= json.loads(after["evaluation/settings.json"]).items()
 
     numbers = json.loads(after[results])
-    assert numbers["orders"]["lpd"]["4"] == json.loads(before["evaluation/lpd_4/metrics.json"])
+    kept = json.loads(before["evaluation/lpd_4/metrics.json"])
+    assert kept.items() <= numbers["orders"]["lpd"]["4"].items()
     recorded, made = (
         json.loads(after[f"evaluation/{setting}/metrics.json"]) for setting in ("lpd_4", "raster_4")
     )

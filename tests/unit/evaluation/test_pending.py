@@ -212,12 +212,14 @@ class TestOnAGpu:
 
     @pytest.fixture
     def slow_extractor(self, extractor, gpu):
-        """A tenth of a second for each batch."""
+        """A tenth of a second for each batch, of which the network sees no part: the pretended GPU
+        cannot cut batches."""
 
+        @torch.inference_mode()
         def slow(images):
             assert isinstance(images, OnGpu)
             gpu.milliseconds += 100
-            return extractor(images)
+            return extractor._network(images)
 
         return slow
 
@@ -232,8 +234,15 @@ class TestOnAGpu:
         expected = make_maker(4).make(chunk_tasks(SETTING, tmp_path / "cpu", 17, 10))
         for task, chunk in zip(tasks, expected, strict=True):
             found = Chunk.load(task.path)
-            for name in ("codes", "features", "logits", "labels"):
+            for name in ("codes", "labels"):
                 np.testing.assert_array_equal(getattr(found, name), getattr(chunk, name))
+            for name in (
+                "features",
+                "logits",
+            ):  # of pixels in another layout, which round otherwise
+                np.testing.assert_allclose(
+                    getattr(found, name), getattr(chunk, name), rtol=1e-4, atol=1e-5
+                )
 
     def test_times_are_by_the_gpus_clock(self, maker, tmp_path):
         # Batches of 4, 4 and 2, then of 4 and 3. Three copies of a millisecond end each of them.

@@ -1,11 +1,14 @@
 """References: files of statistics, sample archives and folders of images."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from lpd.distributed import World
+from lpd.evaluation import reference as reference_module
 from lpd.evaluation.reference import (
     load_reference,
     open_reference,
@@ -52,7 +55,7 @@ def test_processes_share_the_work_and_agree(run_folder, tmp_path, extractor, mon
         pass
 
     def send(_world, value):  # each process's part, taken where it would be sent
-        if not isinstance(value, tuple):
+        if not isinstance(value, reference_module._Share):
             return [value]
         shares.append(value)
         raise SentError
@@ -62,10 +65,12 @@ def test_processes_share_the_work_and_agree(run_folder, tmp_path, extractor, mon
     for rank in range(size):
         with pytest.raises(SentError):
             compute(source, extractor, tmp_path / f"{rank}.npz", World(rank=rank, size=size))
-    counts = [0 if share[0] is None else share[0].count for share in shares]
+    counts = [0 if share.moments is None else share.moments.count for share in shares]
     assert counts == [len(range(rank, 24, size)) for rank in range(size)]
     monkeypatch.setattr(
-        World, "gather", lambda self, value: shares if isinstance(value, tuple) else [value]
+        World,
+        "gather",
+        lambda self, value: shares if isinstance(value, reference_module._Share) else [value],
     )
     together = compute(source, extractor, tmp_path / "again.npz", World(rank=1, size=size))
     np.testing.assert_allclose(together.statistics.mean, whole.statistics.mean, rtol=1e-5)
@@ -136,6 +141,60 @@ def test_a_sample_archive_gives_features_and_its_own_statistics_win(tmp_path, ex
     reference = compute(open_reference(path, 16, extractor), extractor, tmp_path / "cache.npz")
     expected = features_of(extractor, pixels).mean(0)
     np.testing.assert_allclose(reference.statistics.mean, expected, rtol=1e-4)
+
+
+class TestSpatialFeatures:
+    @pytest.fixture
+    def spatial_extractor(self, extractor):
+        """The run's classifier, and a few pixels as spatial features."""
+
+        class Spatial:
+            fingerprint, num_classes = "with pixels", extractor.num_classes
+            num_features, num_spatial = extractor.num_features, 6
+
+            def __call__(self, images):
+                pixels = images.flatten(1)[:, :6].float()
+                return dataclasses.replace(extractor(images), spatial=pixels)
+
+        return Spatial()
+
+    def test_of_images_are_computed_and_kept(self, run_folder, tmp_path, spatial_extractor):
+        source = open_reference(run_folder / "data", 16, spatial_extractor)
+        reference = compute(source, spatial_extractor, tmp_path / "cache.npz")
+        pixels = pixels_of(run_folder / "data" / "train").transpose(0, 3, 1, 2)
+        expected = gaussian_statistics(pixels.reshape(len(pixels), -1)[:, :6].astype(np.float32))
+        np.testing.assert_allclose(reference.spatial.mean, expected.mean)
+        np.testing.assert_allclose(reference.spatial.covariance, expected.covariance)
+        again = compute(source, spatial_extractor, tmp_path / "cache.npz")
+        np.testing.assert_array_equal(again.spatial.mean, reference.spatial.mean)
+        np.testing.assert_array_equal(again.spatial.covariance, reference.spatial.covariance)
+
+    def test_are_missing_in_a_cache_of_before_which_is_made_anew(
+        self, run_folder, tmp_path, spatial_extractor
+    ):
+        path = tmp_path / "cache.npz"
+        source = open_reference(run_folder / "data", 16, spatial_extractor)
+        compute(source, spatial_extractor, path)
+        with np.load(path) as content:
+            older = {name: content[name] for name in content if name not in {"mu_s", "sigma_s"}}
+        np.savez(path, **older)
+        assert compute(source, spatial_extractor, path).spatial is not None
+        assert read_statistics(path).spatial is not None
+
+    def test_of_adms_files_are_taken_where_the_extractor_has_them(
+        self, tmp_path, extractor, spatial_extractor
+    ):
+        size = extractor.num_features
+        arrays = {"mu": np.zeros(size), "sigma": np.eye(size)}
+        path = tmp_path / "adm.npz"
+        np.savez(path, **arrays, mu_s=np.full(6, 2.0), sigma_s=3 * np.eye(6))
+        found = compute(open_reference(path, 16, spatial_extractor), None, tmp_path / "c.npz")
+        np.testing.assert_array_equal(found.spatial.mean, np.full(6, 2.0))
+        np.testing.assert_array_equal(found.spatial.covariance, 3 * np.eye(6))
+        assert compute(open_reference(path, 16, extractor), None, path).spatial is None
+        np.savez(path, **arrays, mu_s=np.zeros(6), sigma_s=-np.eye(6))
+        with pytest.raises(ValueError, match="negative eigenvalues"):
+            open_reference(path, 16, spatial_extractor)
 
 
 class TestRefused:

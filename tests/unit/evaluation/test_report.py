@@ -1,6 +1,7 @@
 """The table and the files of an evaluation."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -50,9 +51,14 @@ def test_files_are_flat_and_in_the_order_of_the_table(tmp_path):
         "group_sizes": [1, 3, 5, 7],
         "num_images": 50,
         "fid": 1.23456,
+        "fid_error": None,
+        "sfid": None,
+        "kid": None,
+        "kid_std": None,
         "inception_score": 8.5,
         "inception_score_std": 0.25,
         "class_accuracy": None,
+        "lowest_class_accuracy": None,
         "precision": 0.75,
         "recall": 0.5,
         "seconds_per_image": 0.0125,
@@ -133,6 +139,14 @@ def test_the_table_has_a_column_for_what_is_known():
     assert "accuracy" not in lines[0]
     assert "images/s" not in lines[0]
     assert "elsewhere" not in lines[0]
+    assert len(set(map(len, lines))) == 1
+
+
+def test_an_error_stands_behind_its_number():
+    lines = table([result(fid_error=0.0625), result("raster"), result(fid=None)]).splitlines()
+    cells = [re.split(r"\s{2,}", line.strip()) for line in lines]
+    assert [row[3] for row in cells] == ["FID", "1.235 ± 0.062", "1.235", "-"]
+    assert "FID error" not in cells[0]
     assert len(set(map(len, lines))) == 1
 
 

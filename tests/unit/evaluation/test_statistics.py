@@ -43,13 +43,13 @@ def originals():
 
 @pytest.fixture(scope="module")
 def reconstruct(run_folder):
-    """Images after the tokenizer, laid out as those of files are: the decoder leaves channels
-    innermost, for which the extractor's convolutions round differently."""
+    """Images after the tokenizer. The decoder leaves channels innermost, which those of files do
+    not: the extractor's convolutions must not round differently for that."""
     tokenizer = VQTokenizer.from_pretrained(run_folder / "tokenizer", CPU)
 
     def through(images):
         codes = tokenizer.encode(normalize_(images.float()))
-        return to_pixels(tokenizer.decode(codes)).contiguous()
+        return to_pixels(tokenizer.decode(codes))
 
     return through
 
