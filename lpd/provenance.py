@@ -6,6 +6,7 @@ record does not know, because it is younger than the record, counts as the defau
 adding a setting leaves everyone's runs as they are.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -86,6 +87,12 @@ class Origin:
             return False
         self.check(read_json(record), place=record.parent, remedy=remedy)
         return True
+
+
+def digest(values: Any) -> str:
+    """A SHA-256 of what JSON can hold, in hexadecimal; equal for equal values."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def missing(files: Iterable[Path]) -> list[Path]:

@@ -163,8 +163,10 @@ def check_sizes(config: Any, bounds: Mapping[str, int]) -> None:
         value = getattr(config, name)
         if type(value) is not int:
             raise InputError(f"{name} must be an integer, got {value!r}")
-        if not 1 <= value <= most:
-            raise InputError(f"{name} must be at least 1 and at most {most}, got {value}")
+        if value < 1:
+            raise InputError(f"{name} must be at least 1, got {value}")
+        if value > most:
+            raise InputError(f"{name} must be at most {most}, got {value}")
 
 
 def save_pretrained(folder: Path, module: nn.Module, config: Any) -> None:

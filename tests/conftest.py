@@ -199,13 +199,19 @@ def tiny_model(tiny_config: LPDConfig) -> LPD:
 def make_cache(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Makes caches of 3 classes and 24 codes, 4x4 pixels each, whose values tell the class."""
 
-    def make(num_images: int, side: int, *, unreadable: tuple[int, ...] = ()) -> Path:
+    def make(
+        num_images: int,
+        side: int,
+        *,
+        unreadable: tuple[int, ...] = (),
+        tokenizer_sha256: str = "0" * 64,
+    ) -> Path:
         path = tmp_path_factory.mktemp("cache")
         labels = np.arange(num_images) % 3
         index = CacheIndex(
             image_size=4 * side,
             vocab_size=24,
-            tokenizer_sha256="0" * 64,
+            tokenizer_sha256=tokenizer_sha256,
             class_names=("a", "b", "c"),
             files=tuple(f"{'abc'[label]}/{i:02d}.png" for i, label in enumerate(labels)),
             labels=labels,

@@ -11,8 +11,6 @@ n images, N positions, S passes.
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,12 +29,11 @@ from lpd.evaluation.plan_loss_report import ToldPlan
 from lpd.files import atomic_path, sha256_of_file, write_json
 from lpd.likelihood import HeldOutCodes, PlanLoss, spread_rows
 from lpd.models.lpd import LPD
-from lpd.orders.group_sizes import GroupSizes, find_schedule
-from lpd.orders.registry import LOCALITY_NAME, find_order
-from lpd.orders.request import PlanSource
+from lpd.orders.group_sizes import GroupSizes
+from lpd.orders.request import PlanSource, plan_values
 from lpd.pretrained import load_model
 from lpd.progress import progress
-from lpd.provenance import Origin
+from lpd.provenance import Origin, digest
 from lpd.weights import weights_file
 
 SETTINGS_NAME = "settings.json"
@@ -68,8 +65,7 @@ class MeasuredPlan:
     def identity(self) -> str:
         """A digest of all that the losses depend on: plans with the same one have the same."""
         values = {"group_sizes": self.group_sizes, "orders_sha256": self.orders_sha256}
-        text = json.dumps({**self.origin.plain(), **values}, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest({**self.origin.plain(), **values})
 
     @property
     def file(self) -> str:
@@ -80,20 +76,8 @@ class MeasuredPlan:
 
     def values(self) -> dict[str, Any]:
         """What tells it from other plans, by name; None for what does not matter to it."""
-        order = find_order(self.source.order.kind)
-        schedule = None if order.has_own_passes else find_schedule(self.group_sizes)
-        thresholds = dataclasses.asdict(self.source.order.locality)
-        if order.name != LOCALITY_NAME:
-            thresholds = dict.fromkeys(thresholds)
-        return {
-            "order": order.name,
-            "passes": len(self.group_sizes),
-            "group_size_schedule": schedule,
-            **thresholds,
-            "group_sizes": self.group_sizes,
-            "orders_sha256": self.orders_sha256,
-            "file": self.file,
-        }
+        values = plan_values(self.source.order, self.group_sizes)
+        return {**values, "orders_sha256": self.orders_sha256, "file": self.file}
 
 
 def run_plan_loss(config: PlanLossConfig, world: World) -> None:

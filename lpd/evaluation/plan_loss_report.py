@@ -8,7 +8,6 @@
 Every difference is between the losses of the same images, image by image.
 """
 
-import csv
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lpd.files import atomic_path, write_json
+from lpd.files import write_csv, write_json
 from lpd.likelihood import Estimate, PlanLoss
 
 LOSSES_NAME = "plan_losses.json"
@@ -44,7 +43,7 @@ class ToldPlan:
     """The numbers of a plan. What is compared with what was not measured is None."""
 
     values: Mapping[str, Any]
-    """What tells it from other plans, by name: order and passes at least."""
+    """What tells it from other plans, by name: order and generation_steps at least."""
     group_sizes: tuple[int, ...]
     """Tokens per pass."""
     num_images: int
@@ -148,27 +147,15 @@ def write(output_dir: Path, settings: Mapping[str, Any], told: Sequence[ToldPlan
             "plans": [{**each.row(), "by_pass": each.rows_of_passes()} for each in told],
         },
     )
-    _write_csv(output_dir / TABLE_NAME, [each.row() for each in told])
-    plan_names = ("order", "passes", *_VARIED, "file")
+    plans = [each.row() for each in told]
+    write_csv(output_dir / TABLE_NAME, list(plans[0]), plans)
+    plan_names = ("order", "generation_steps", *_VARIED, "file")
     rows = [
         {**{name: each.values.get(name) for name in plan_names}, **of_pass}
         for each in told
         for of_pass in each.rows_of_passes()
     ]
-    _write_csv(output_dir / PASSES_NAME, rows)
-
-
-def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of the same names, whole or not at all; None is left empty."""
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(rows[0])
-        for row in rows:
-            cells = row.values()
-            writer.writerow(" ".join(map(str, v)) if isinstance(v, tuple) else v for v in cells)
+    write_csv(output_dir / PASSES_NAME, list(rows[0]), rows)
 
 
 def table(told: Sequence[ToldPlan]) -> str:
@@ -180,7 +167,7 @@ def table(told: Sequence[ToldPlan]) -> str:
     headings = ["order", "passes", *(_VARIED[name] for name in varied)]
     lines = [[*headings, "bits per token", *(_ESTIMATES[name][0] for name in estimates)]]
     for row in rows:
-        names = ("order", "passes", *varied)
+        names = ("order", "generation_steps", *varied)
         cells = ["-" if row.get(name) is None else str(row[name]) for name in names]
         numbers = [
             _shown(row[name], row[f"{name}_error"], _ESTIMATES[name][1]) for name in estimates

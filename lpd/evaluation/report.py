@@ -1,11 +1,10 @@
 """What an evaluation leaves behind: numbers as JSON, as tables and as CSV, pictures, samples."""
 
-import csv
 import dataclasses
 import math
 import statistics
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from lpd.evaluation import tables
 from lpd.evaluation.metrics import Number, all_numbers
 from lpd.evaluation.setting import BASE_NAMES
 from lpd.evaluation.speed import Speed
-from lpd.files import atomic_path, read_json, write_json
+from lpd.files import atomic_path, read_json, write_csv, write_json
 from lpd.orders.registry import LOCALITY_NAME, find_order
 from lpd.weights import YOUNGER, config_from_dict
 
@@ -314,22 +313,6 @@ def summarize(results: Sequence[SettingResult]) -> list[dict[str, Any]]:
             row |= {number.key: mean, f"{number.key}_error": error}
         rows.append(row)
     return rows
-
-
-def write_csv(path: Path, names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows as CSV, whole or not at all; what a row does not have is left empty."""
-    with (
-        atomic_path(path) as temporary,
-        temporary.open("w", encoding="utf-8", newline="") as file,
-    ):
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(names)
-        for row in rows:
-            writer.writerow([_cell(row.get(name)) for name in names])
-
-
-def _cell(value: Any) -> Any:
-    return " ".join(map(str, value)) if isinstance(value, list | tuple) else value
 
 
 def table(results: Sequence[SettingResult]) -> str:

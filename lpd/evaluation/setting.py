@@ -4,8 +4,6 @@ Nothing here needs torch, so that flags are read in no time.
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +11,10 @@ from typing import Annotated, Any, Literal
 
 from lpd.errors import InputError
 from lpd.options import Flat, defaults
-from lpd.orders.group_sizes import GroupSizeOptions, find_schedule
-from lpd.orders.registry import LOCALITY_NAME, find_order
+from lpd.orders.group_sizes import GroupSizeOptions
+from lpd.orders.registry import find_order
 from lpd.orders.request import PlanSource, SweepOptions
+from lpd.provenance import digest
 from lpd.randomness import check_seed
 from lpd.sampling.config import SamplingConfig, SamplingSweep
 from lpd.sampling.execution import ExecutionOptions
@@ -108,17 +107,8 @@ class Setting:
     def values(self) -> dict[str, Any]:
         """What tells this setting from the others of a sweep, by name; None for what does not
         matter to it."""
-        source, order = self.source, find_order(self.source.order.kind)
-        uses_thresholds = order.name == LOCALITY_NAME
-        locality = dataclasses.asdict(source.order.locality)
         return {
-            "order": order.name,
-            "generation_steps": len(source.group_sizes),
-            "group_sizes": source.group_sizes,
-            "group_size_schedule": (
-                None if order.has_own_passes else find_schedule(source.group_sizes)
-            ),
-            **{name: value if uses_thresholds else None for name, value in locality.items()},
+            **self.source.values,
             **dataclasses.asdict(self.sampling),
             "cfg_schedule": None if self.sampling.cfg == 1 else self.sampling.cfg_schedule,
             "seed": self.seed,
@@ -182,12 +172,6 @@ def base_of(config: EvalConfig, recorded: Mapping[str, Any] | None = None) -> di
         for name, value in defaults(EvalConfig).items()
     }
     return {name: recorded.get(name, usual[name]) for name in BASE_NAMES}
-
-
-def digest(values: Any) -> str:
-    """A SHA-256 of what JSON can hold, in hexadecimal; equal for equal values."""
-    text = json.dumps(values, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _short(value: Any) -> str:

@@ -31,7 +31,7 @@ from lpd.evaluation.reference import (
     write_statistics,
 )
 from lpd.evaluation.report import SettingResult
-from lpd.evaluation.setting import BASE_NAMES, EvalConfig, Setting, base_of, digest
+from lpd.evaluation.setting import BASE_NAMES, EvalConfig, Setting, base_of
 from lpd.evaluation.speed import measure_speed
 from lpd.evaluation.statistics import FeatureBatch, gaussian_statistics
 from lpd.files import read_json, sha256_of_file, write_json
@@ -41,7 +41,7 @@ from lpd.models.lpd import LPDConfig
 from lpd.options import defaults
 from lpd.pretrained import load_model
 from lpd.progress import progress
-from lpd.provenance import Origin
+from lpd.provenance import Origin, digest
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.weights import weights_file
 

@@ -66,6 +66,8 @@ class Order:
     passes: Callable[[Grid], Positions] | None = None
     """For an order that says itself what is decoded together: (N,) the pass, from 0, of each raster
     position."""
+    shown_unasked: bool = True
+    """Whether it is shown beside other orders where nobody asks for certain ones."""
 
     def __post_init__(self) -> None:
         assert (self.make is None) != (self.passes is None)

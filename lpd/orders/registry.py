@@ -12,13 +12,19 @@ from lpd.errors import InputError
 from lpd.orders.baselines import FREE_BASELINES, OWN_PASS_BASELINES
 from lpd.orders.group_sizes import GroupSizes, check_group_sizes
 from lpd.orders.kinds import Order, OrderFamily, OrderTask
+from lpd.orders.least_correlation import LEAST_CORRELATION
 from lpd.orders.locality import LocalityConfig
 from lpd.orders.locality_batched import LOCALITY_AWARE
 from lpd.orders.plan import DecodePlan, Grid, known_mask
 
 LOCALITY_NAME = LOCALITY_AWARE.name
 
-ORDERS: list[Order | OrderFamily] = [*FREE_BASELINES, LOCALITY_AWARE, *OWN_PASS_BASELINES]
+ORDERS: list[Order | OrderFamily] = [
+    *FREE_BASELINES,
+    LOCALITY_AWARE,
+    *OWN_PASS_BASELINES,
+    LEAST_CORRELATION,
+]
 
 
 def order_names() -> list[str]:
@@ -73,13 +79,13 @@ def rank_of(name: str) -> int:
 
 
 def examples(grid: Grid) -> list[str]:
-    """The orders to show side by side on a grid: all there are that fit it, and of each family the
-    members that it names."""
+    """The orders to show side by side on a grid: all that fit it, but for those that are shown only
+    when asked for, and of each family the members that it names."""
     names: list[str] = []
     for entry in ORDERS:
         if isinstance(entry, OrderFamily):
             names += [entry.name_of(number) for number in entry.examples(grid)]
-        else:
+        elif entry.shown_unasked:
             names.append(entry.name)
     return [name for name in names if _fits(name, grid)]
 

@@ -1,5 +1,6 @@
 """The options about orders that programs and the pipeline share, and the plans they stand for."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -11,7 +12,7 @@ import tyro
 from lpd.errors import InputError
 from lpd.options import Flat
 from lpd.orders.files import OrderFile, load_orders
-from lpd.orders.group_sizes import GroupSizeOptions, GroupSizes
+from lpd.orders.group_sizes import GroupSizeOptions, GroupSizes, find_schedule
 from lpd.orders.locality import LocalityConfig
 from lpd.orders.plan import DecodePlan, Grid, known_mask
 from lpd.orders.registry import (
@@ -39,6 +40,26 @@ _SCHEDULES = tyro.conf.arg(
 )
 
 
+def plan_values(config: OrderConfig, group_sizes: GroupSizes) -> dict[str, Any]:
+    """What tells plans from others, by name; None for what does not matter to them.
+
+    Args:
+        config: the kind of order.
+        group_sizes: tokens per pass.
+    """
+    order = find_order(config.kind)
+    thresholds: dict[str, Any] = dataclasses.asdict(config.locality)
+    if order.name != LOCALITY_NAME:
+        thresholds = dict.fromkeys(thresholds)
+    return {
+        "order": order.name,
+        "generation_steps": len(group_sizes),
+        "group_sizes": group_sizes,
+        "group_size_schedule": None if order.has_own_passes else find_schedule(group_sizes),
+        **thresholds,
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlanSource:
     """The plans of a run's images: one order, in the same group sizes for every image."""
@@ -56,6 +77,11 @@ class PlanSource:
         if self.order_file is not None:  # a plan of no images still checks what fits what
             self.order_file.plan(self.group_sizes, np.empty(0, dtype=np.int64))
             self.order_file.check_kind(self.order.kind, self.order.locality)
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What tells these plans from others, see :func:`plan_values`."""
+        return plan_values(self.order, self.group_sizes)
 
     def plan(
         self,

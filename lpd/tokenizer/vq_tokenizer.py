@@ -38,7 +38,7 @@ class PixelDecoder:
     it launches depends on shapes only, so that a CUDA graph can hold it.
     """
 
-    def __init__(self, vqgan: VQGAN, *, bf16: bool, fused: bool, rounding: str) -> None:
+    def __init__(self, vqgan: VQGAN, *, bf16: bool, fused: bool, rounding: str = FLOAT32) -> None:
         """See :meth:`VQTokenizer.pixel_decoder`."""
         # The published code decodes in the dtype of the passes, and rounds in it.
         self._rounding_dtype = torch.bfloat16 if bf16 and rounding == PUBLISHED else torch.float32
@@ -124,6 +124,11 @@ class VQTokenizer:
         vqgan.to_empty(device="cpu")
         load_strictly(vqgan, state, str(file))
         return cls(vqgan, sha256=sha256_of_file(file), device=device)
+
+    @property
+    def codebook(self) -> Tensor:
+        """(V, E) the codes' embeddings, unit vectors."""
+        return self._vqgan.quantize.codebook()
 
     def num_positions(self, image_size: int) -> int:
         """N for square images of ``image_size`` pixels.

@@ -5,7 +5,8 @@ python scripts/benchmark/orders.py [--num_orders 4096] [--max_workers 2]
 For each published setting three ways are timed side by side, their turns interleaved: the twin,
 cell by cell and on a few orders; the generator on one core; and the generator in worker threads.
 A number is the least time per order over the rounds, and its ratio is to the twin. The orders that
-the twin makes are compared with the generator's. The last line has the other orders of the table.
+the twin makes are compared with the generator's. The last lines have the other orders of the table,
+and the one that is searched for, which takes longer, on few orders.
 """
 
 import os
@@ -23,6 +24,7 @@ from lpd import cli
 from lpd.errors import InputError
 from lpd.machine import processor
 from lpd.orders.group_sizes import make_group_sizes
+from lpd.orders.least_correlation import LEAST_CORRELATION
 from lpd.orders.locality import LocalityConfig, locality_aware_order
 from lpd.orders.locality_batched import draw_priorities
 from lpd.orders.registry import LOCALITY_NAME, examples, find_order
@@ -121,6 +123,24 @@ def report_others(config: BenchmarkConfig) -> None:
     print(row, flush=True)
 
 
+def report_searched(config: BenchmarkConfig) -> None:
+    """Time the order of least correlation in two settings on one core, and print a line."""
+    row = "on one core"
+    for img_size, num_passes, _ in (SETTINGS[0], SETTINGS[-1]):
+        grid = (img_size // STRIDE, img_size // STRIDE)
+        name = LEAST_CORRELATION.name
+        source = OrderOptions(order=name, generation_steps=num_passes).source(grid)
+        num_orders = max(1, config.num_orders // (img_size // 32) ** 2)  # milliseconds each
+        seconds = float("inf")
+        for _ in range(config.rounds):
+            start = time.perf_counter()
+            make_orders(source, SEED, num_orders, max_workers=1)
+            seconds = min(seconds, (time.perf_counter() - start) / num_orders)
+        row += f"  {img_size} px, {num_passes} passes: {LEAST_CORRELATION.label}"
+        row += f" {1e3 * seconds:.1f} ms"
+    print(row, flush=True)
+
+
 def run(config: BenchmarkConfig) -> None:
     """Time all settings and print a table."""
     num_workers = config.max_workers or len(os.sched_getaffinity(0))
@@ -131,6 +151,7 @@ def run(config: BenchmarkConfig) -> None:
     for setting in SETTINGS:
         report(config, *setting, num_workers)
     report_others(config)
+    report_searched(config)
     unit = 1 << (20 if sys.platform == "darwin" else 10)  # what ru_maxrss counts in, of a MiB
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
     print(f"peak memory: {peak:.0f} MiB")

@@ -147,7 +147,7 @@ def plan_losses(plans: list[dict[str, Any]]) -> Figure:
     """
     orders: dict[str, dict[int, dict[str, Any]]] = {}
     for plan in plans:
-        orders.setdefault(plan["order"], {})[plan["passes"]] = plan
+        orders.setdefault(plan["order"], {})[plan["generation_steps"]] = plan
     styles = styles_of(orders)
     first, *_ = orders
     with mpl.rc_context(_STYLE):

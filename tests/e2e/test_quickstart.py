@@ -115,7 +115,7 @@ def test_results_hold_every_order_and_number_of_passes(output_dir: Path) -> None
     assert results["classifier_accuracy_on_real_digits"] > 0.97
     assert list(results["seconds"]) == list(results["peak_memory_mib"]) == STAGES
     losses = results["plan_losses"]
-    assert [(each["order"], each["passes"]) for each in losses] == [
+    assert [(each["order"], each["generation_steps"]) for each in losses] == [
         (order, passes) for order in ("random", "halton", "lpd", "raster") for passes in (16, 4)
     ]
     for numbers in losses:

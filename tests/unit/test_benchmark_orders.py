@@ -13,7 +13,7 @@ def test_a_line_for_every_setting(
 ) -> None:
     monkeypatch.setattr(workers, "_CHUNK", 4)  # so that there is work for two
     script.run(script.BenchmarkConfig(num_orders=8, num_twin_orders=1, rounds=1, max_workers=2))
-    head, *lines, others, memory = capsys.readouterr().out.splitlines()
+    head, *lines, others, searched, memory = capsys.readouterr().out.splitlines()
     assert re.search(r"Python \d.*NumPy \d", head)
     settings = [
         re.match(r"(\d+) px +(\d+) passes  repulsion (\d)", line).groups() for line in lines
@@ -35,6 +35,8 @@ def test_a_line_for_every_setting(
             assert ratio == pytest.approx(twin / milliseconds, rel=0.1, abs=0.5)
     for label in ("raster", "random", "Halton", "PAR 4x", "PAR 16x", "NAR", "ZipAR, window 4"):
         assert re.search(rf"  {label} \d\S+ ms", others)
+    for setting in ("256 px, 20 passes", "512 px, 48 passes"):
+        assert re.search(rf"  {setting}: least correlation [1-9]\S* ms", searched)
     assert re.search(r"peak memory: [1-9]\d* MiB", memory)
 
 

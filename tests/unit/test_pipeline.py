@@ -88,7 +88,7 @@ def test_an_image_depends_on_label_seed_and_place_alone(pipeline: LPDPipeline) -
         ([-1], {}, "there is no class -1"),
         ([0], {"generation_steps": 17}, "17 generation steps do not fit 16 positions"),
         ([0], {"order": "spiral"}, "unknown order 'spiral'"),
-        ([0], {"cfg": float("inf")}, "cfg must be finite"),
+        ([0], {"cfg": float("inf")}, "cfg must be from 0 to 1000"),
     ],
 )
 def test_bad_requests(

@@ -84,9 +84,9 @@ def test_losses_are_those_of_the_plans_asked_for(
     call: Callable[..., dict[str, Any]], measure: Callable[..., PlanLoss], folder: Path
 ) -> None:
     told = call(FLAGS)["plans"]
-    assert [(each["order"], each["passes"]) for each in told] == PLANS
+    assert [(each["order"], each["generation_steps"]) for each in told] == PLANS
     for each in told:
-        order, passes = each["order"], each["passes"]
+        order, passes = each["order"], each["generation_steps"]
         loss, alone = measure(order, passes), measure(order, passes, one_at_a_time=True)
         found = [each["nats_per_image"], each["nats_per_image_error"], each["bits_per_token"]]
         wanted = [loss.mean.value, loss.mean.error, loss.mean.value / 16 / math.log(2)]
@@ -135,7 +135,7 @@ def test_tables_have_a_row_per_plan_and_pass(
     told = call(FLAGS)["plans"]
     with (folder / report.TABLE_NAME).open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["order"], int(row["passes"])) for row in rows] == PLANS
+    assert [(row["order"], int(row["generation_steps"])) for row in rows] == PLANS
     assert [float(row["nats_per_image"]) for row in rows] == [e["nats_per_image"] for e in told]
     assert [row["repulsion_threshold"] for row in rows] == ["", "", "0.0", "0.0", ""]
     assert [row["more_than_first"] == "" for row in rows] == [False] * 4 + [True]
@@ -143,7 +143,7 @@ def test_tables_have_a_row_per_plan_and_pass(
     with (folder / report.PASSES_NAME).open(newline="") as file:
         rows = list(csv.DictReader(file))
     expected = [(*plan, number) for plan in PLANS for number in range(1, plan[1] + 1)]
-    assert [(r["order"], int(r["passes"]), int(r["pass"])) for r in rows] == expected
+    assert [(r["order"], int(r["generation_steps"]), int(r["pass"])) for r in rows] == expected
     nats = [of["nats_per_image"] for each in told for of in each["by_pass"]]
     assert [float(row["nats_per_image"]) for row in rows] == nats
     lines = capsys.readouterr().out.splitlines()
@@ -191,7 +191,7 @@ def test_what_is_there_is_not_measured_again(
     # Other plans go into the same folder.
     more = call(f"{FLAGS} --order random --generation_steps 8")["plans"]
     assert measured[1:] == [("random", False)]
-    assert [(each["order"], each["passes"]) for each in more] == [("random", 8)]
+    assert [(each["order"], each["generation_steps"]) for each in more] == [("random", 8)]
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,9 @@ def test_codes_of_another_kind_are_refused(
     words: str,
 ) -> None:
     other = LPDConfig(**{**vars(tiny_config), **change})
-    save_pretrained(model, LPD(other), other)
+    network = LPD(other)
+    network.init_weights()
+    save_pretrained(model, network, other)
     with pytest.raises(SystemExit) as ended:
         call(FLAGS)
     assert ended.value.code == 2

@@ -85,6 +85,6 @@ def test_sizes_that_are_not_the_own_ones_are_refused() -> None:
     ],
 )
 def test_unknown_kind(kind: str) -> None:
-    names = "raster, random, halton, lpd, par_4x, par_16x, nar, zipar_WINDOW"
+    names = "raster, random, halton, lpd, par_4x, par_16x, nar, zipar_WINDOW, best"
     with pytest.raises(ValueError, match=f"unknown order '{kind}': choose from {names}"):
         OrderConfig(kind=kind)

@@ -52,7 +52,7 @@ def test_an_entry_is_found_everywhere(
     assert len({(each.colour, each.marker) for each in styles.values()}) == 3
     benchmark.report_others(benchmark.BenchmarkConfig(num_orders=2))
     assert re.search(r"  the last cell first \d", capsys.readouterr().out)
-    with pytest.raises(ValueError, match=r"choose from .*zipar_WINDOW, backwards"):
+    with pytest.raises(ValueError, match=r"choose from .*best, backwards"):
         OrderConfig(kind="spiral")
 
 
@@ -71,7 +71,7 @@ def test_a_family_of_orders_in_any_number_of_passes(monkeypatch: pytest.MonkeyPa
         has_own_passes=False,
     )
     monkeypatch.setattr(registry, "ORDERS", [family, *registry.ORDERS])
-    assert free_order_names() == ["rolled_SHIFT", "raster", "random", "halton", "lpd"]
+    assert free_order_names() == ["rolled_SHIFT", "raster", "random", "halton", "lpd", "best"]
     assert registry.order_help().startswith("rolled_SHIFT, raster")
     assert examples((2, 2))[0] == "rolled_2"
     (source,) = SweepOptions(order=("rolled_1",), group_sizes="1,3").sources((2, 2))
@@ -109,7 +109,7 @@ def known_cells(draw: st.DrawFn, grid: tuple[int, int]) -> np.ndarray:
     return known
 
 
-@given(data=st.data(), kind=st.sampled_from(["raster", "random", "halton", "lpd"]))
+@given(data=st.data(), kind=st.sampled_from(["raster", "random", "halton", "lpd", "best"]))
 def test_every_free_order_decodes_the_rest(data: st.DataObject, kind: str) -> None:
     grid, indices = (3, 4), np.array([5, 0, 9])
     known = data.draw(known_cells(grid))
@@ -123,9 +123,9 @@ def test_every_free_order_decodes_the_rest(data: st.DataObject, kind: str) -> No
         assert (plan.pass_of_cell[row] == -1).tolist() == mask.tolist()
     whole = make_plan(OrderConfig(kind=kind), grid, (12,), 3, indices).orders
     for mask, order, full, image in zip(known, plan.orders, whole, indices, strict=True):
-        if kind != "lpd":  # the full order without what is known
+        if kind in ("raster", "random", "halton"):  # the full order without what is known
             assert order.tolist() == [p for p in full.tolist() if not mask[p]]
-        else:
+        elif kind == "lpd":
             (priorities,) = draw_priorities(3, np.array([image]), len(sizes), 12)
             twin = locality_aware_order(
                 grid, sizes, priorities, LocalityConfig(), np.flatnonzero(mask).tolist()
@@ -191,7 +191,14 @@ def test_known_cells_must_fit() -> None:
 
 
 def test_free_orders_are_those_that_any_sizes_cut() -> None:
-    assert free_order_names() == ["raster", "random", "halton", "lpd"]
+    assert free_order_names() == ["raster", "random", "halton", "lpd", "best"]
     assert examples((16, 16))[-3:] == ["par_16x", "nar", "zipar_4"]
     assert examples((8, 8))[-1] == "zipar_2"
     assert "par_4x" not in examples((3, 3))
+
+
+def test_what_is_shown_only_when_asked_for(tmp_path: Path) -> None:
+    assert "best" in registry.order_help()
+    assert "best" not in examples((16, 16))
+    config = from_flat(PlotConfig, {"output_file": tmp_path / "a.png", "others": ("best", "nar")})
+    assert others_of(config) == ["best", "nar"]

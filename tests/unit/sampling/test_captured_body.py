@@ -81,8 +81,8 @@ def test_launches_of_a_published_generation() -> None:
     depth, dim, num_heads = PRESETS["lpd_l"]
     config = LPDConfig(depth=depth, dim=dim, num_heads=num_heads)
     sizes = make_group_sizes(256, 20)
-    assert launches(config, BF16, "eager", sizes) <= 7684
-    assert launches(config, BF16, "fused", sizes) <= 2684
+    assert launches(config, BF16, "eager", sizes) <= 7690
+    assert launches(config, BF16, "fused", sizes) <= 2690
 
 
 class Told(TorchDispatchMode):

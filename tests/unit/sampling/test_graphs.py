@@ -168,7 +168,7 @@ def test_nothing_of_them_is_captured_otherwise(
 ) -> None:
     assert eager.generate(**batch(0, 2)).log_probs is None
     assert captured.generate(**batch(0, 2)).log_probs is None
-    assert len(captured._work(captured.prepare(**batch(0, 2)))) == 2
+    assert len(captured._work(captured.prepare(**batch(0, 2)))) == 3
 
 
 @pytest.mark.parametrize(

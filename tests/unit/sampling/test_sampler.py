@@ -290,3 +290,26 @@ def test_bad_settings(wrong: dict[str, float]) -> None:
     (name,) = wrong
     with pytest.raises(ValueError, match=name):
         SamplingConfig(**wrong)
+
+
+@pytest.mark.parametrize("cfg", [1.0, 3.0])
+@pytest.mark.parametrize("where", ["first", "last"])
+def test_numbers_that_are_not_finite_are_told_of_the_image_that_has_them(
+    tiny_model: LPD, cfg: float, where: str
+) -> None:
+    """Break one image in its first pass, which nobody looks at, or in its last."""
+    labels, plan, uniforms = inputs(np.arange(3))
+    sampler = Sampler(tiny_model, 3)
+    uploaded = sampler.upload(labels, plan, uniforms, SamplingConfig(cfg=cfg))
+    assert sampler.decode(uploaded).finite.tolist() == [True] * 3
+    run, passes = sampler.stack.run, []
+
+    def breaking(rows: torch.Tensor, cache: KVCache, num_context: int) -> torch.Tensor:
+        passes.append(len(rows))
+        if len(passes) == (1 if where == "first" else len(SIZES)):
+            rows = rows.clone()
+            rows[1] = torch.nan
+        return run(rows, cache, num_context)
+
+    sampler.stack.run = breaking  # type: ignore[method-assign]
+    assert sampler.decode(uploaded).finite.tolist() == [True, False, True]

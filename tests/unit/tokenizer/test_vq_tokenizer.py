@@ -99,3 +99,18 @@ def test_pixels_are_clamped_and_rounded() -> None:
     # (x + 1) / 2 * 255 = 0, 0, 0.1275, 127.5 (to even), 191.25, 255, 255
     expected = torch.tensor([0, 0, 0, 128, 191, 255, 255], dtype=torch.uint8)
     assert torch.equal(to_pixels(values), expected)
+
+
+def test_the_published_rounding_is_in_the_decoders_dtype() -> None:
+    """In bfloat16 numbers from 1 to 2 are 1/128 apart: half of these are on the way to a pixel."""
+    values = torch.tensor([-1.0, -0.5, 0.0, 1 / 256, 3 / 256, 0.5, 1 - 1 / 256, 1.0])
+    # x + 1 is exact, or rounded to a multiple of 1/128 (to even): 1, 1 + 2/128, ..., 2.
+    expected = (
+        torch.tensor([0, 0.5, 1, 1, 1 + 2 / 128, 1.5, 2, 2]).mul(127.5).round().to(torch.uint8)
+    )
+    assert torch.equal(to_pixels(values, torch.bfloat16), expected)
+    generator = torch.Generator().manual_seed(0)
+    images = (torch.rand(100_000, generator=generator) * 2 - 1).bfloat16()
+    differ = (to_pixels(images).int() - to_pixels(images, torch.bfloat16).int()).abs()
+    assert differ.max() == 1
+    assert 0.05 < differ.float().mean() < 0.3

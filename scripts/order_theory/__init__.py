@@ -1,0 +1,1 @@
+"""What orders lose on Gaussian fields: how it is measured, named, tabled and drawn."""

@@ -1,0 +1,42 @@
+"""What plans are called in tables and figures."""
+
+from collections.abc import Sequence
+
+from lpd.orders.group_sizes import CUMULATIVE_SHARES, make_group_sizes
+from lpd.orders.registry import LOCALITY_NAME, find_order
+from lpd.orders.request import PlanSource
+
+OWN, GIVEN = "own", "given"
+
+
+def shape_of(source: PlanSource) -> str:
+    """How a plan's group sizes grow: the shape's name, ``own`` for an order with passes of its own,
+    ``given`` for any other sizes."""
+    if find_order(source.order.kind).has_own_passes:
+        return OWN
+    sizes = source.group_sizes
+    for shape in CUMULATIVE_SHARES:
+        if make_group_sizes(sum(sizes), len(sizes), shape) == sizes:
+            return shape
+    return GIVEN
+
+
+def names_of(sources: Sequence[PlanSource]) -> list[str]:
+    """A name for each plan: its order's label, with thresholds and shape where they make a
+    difference among these; plans that differ in their number of passes alone share a name."""
+    localities = {each.order.locality for each in sources if _has_thresholds(each)}
+    shapes = {shape_of(each) for each in sources} - {OWN}
+    names = []
+    for source in sources:
+        name = find_order(source.order.kind).label
+        if _has_thresholds(source) and len(localities) > 1:
+            thresholds = source.order.locality
+            name += f" {thresholds.proximity_threshold:g}/{thresholds.repulsion_threshold:g}"
+        if len(shapes) > 1 and shape_of(source) != OWN:
+            name += f", {shape_of(source)}"
+        names.append(name)
+    return names
+
+
+def _has_thresholds(source: PlanSource) -> bool:
+    return source.order.kind == LOCALITY_NAME
