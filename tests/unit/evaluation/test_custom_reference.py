@@ -110,9 +110,7 @@ class TestRefused:
             arrays = dict(content)
         about = json.loads(str(arrays["about"])) | {"extractor": "classifier 0000"}
         np.savez(file, **{**arrays, "about": np.array(json.dumps(about))})
-        with pytest.raises(
-            ValueError, match="made with another feature extractor: with"
-        ):
+        with pytest.raises(ValueError, match="made with another feature extractor: with"):
             open_reference(file, 16, extractor)
 
     def test_statistics_where_images_are_wanted(self, make_config, tmp_path):
