@@ -17,6 +17,7 @@ from PIL import Image
 
 import main_eval
 from lpd.distributed import World
+from lpd.evaluation import parts
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -70,8 +71,11 @@ def test_two_processes_give_the_numbers_of_one(flags, run_main, in_two_processes
 
 
 @pytest.mark.slow
-def test_two_processes_measure_images_as_one(run_folder, run_main, in_two_processes, tmp_path):
+def test_two_processes_measure_images_as_one(
+    run_folder, run_main, in_two_processes, tmp_path, monkeypatch
+):
     """References, samples and reconstructions: the same bits, by every mode's own flags."""
+    monkeypatch.setattr(parts, "BLOCK_IMAGES", 5)  # so that both have some of the 24 images
     common = ["--feature_extractor", run_folder / "classifier", "--num_workers", 0]
     common += ["--device", "cpu"]
     data = run_folder / "data" / "train"
