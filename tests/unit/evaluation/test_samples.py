@@ -7,12 +7,15 @@ import shutil
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from lpd.data.images import read_image
 from lpd.distributed import World
 from lpd.evaluation import parts, samples
 from lpd.evaluation.image_modes import SamplesConfig
+from lpd.evaluation.image_results import find_duplicates
 from lpd.evaluation.setting import EvalConfig
 from lpd.evaluation.sweep import run_evaluation
 from lpd.options import from_flat
@@ -79,7 +82,7 @@ class TestExports:
                 shutil.copy(exported / "images" / f"{number:06d}.png", path / str(label))
             order = np.argsort(labels, kind="stable")
         changes = {}
-        if source in {"images", "samples.npz"}:
+        if source == "images":
             np.save(tmp_path / "labels.npy", labels)
             changes = {"samples_labels": tmp_path / "labels.npy"}
         found = samples.run_samples(make_config(path, **changes), World())
@@ -94,6 +97,15 @@ class TestExports:
         found = samples.run_samples(make_config(exported / "images"), World())
         assert found["metrics"]["class_accuracy"] is None
         assert found["metrics"]["fid"] is not None
+
+
+@given(st.lists(st.sampled_from([b"a", b"b", b"c", b"d"]), min_size=1, max_size=12))
+def test_duplicates_are_those_that_came_before(digests):
+    found = find_duplicates(np.array(digests))
+    again = [row for row, digest in enumerate(digests) if digest in digests[:row]]
+    assert found.count == len(again)
+    if again:
+        assert found.example == (digests.index(digests[again[0]]), again[0])
 
 
 @pytest.mark.parametrize("size", [2, 3])
