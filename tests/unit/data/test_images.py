@@ -54,6 +54,9 @@ def test_bad_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "train" / "dog").mkdir()
     with pytest.raises(ValueError, match=r"class folder .*/train/dog holds no images"):
         index_images(tmp_path / "train")
+    save(tmp_path / "data" / "val" / "cat" / "a.png")
+    with pytest.raises(ValueError, match=r"/data/val holds folders and no images: .*give it"):
+        index_images(tmp_path / "data")
 
 
 def test_images_of_a_folder_without_classes(tmp_path: Path) -> None:
