@@ -60,6 +60,11 @@ def index_images(root: Path) -> ImageIndex:
     labels: list[int] = []
     for label, name in enumerate(class_names):
         images = files_with_suffix(root / name, IMAGE_SUFFIXES)
+        if not images and _visible_folders(root / name):
+            raise InputError(
+                f"{root / name} holds folders and no images: if they are class folders, give it in "
+                f"place of {root}"
+            )
         if not images:
             raise InputError(
                 f"the class folder {root / name} holds no images "

@@ -9,9 +9,7 @@ at them. Whatever it is compared with is checked against that.
 from pathlib import Path
 from typing import Any
 
-import PIL
-
-from lpd import __version__, cli
+from lpd import cli
 from lpd.data.transforms import PREPARATION
 from lpd.distributed import World
 from lpd.errors import InputError
@@ -27,6 +25,7 @@ from lpd.evaluation.reference import (
     read_statistics,
     write_statistics,
 )
+from lpd.machine import environment
 from lpd.provenance import Origin
 
 
@@ -60,7 +59,7 @@ def run_make_reference(config: MakeReferenceConfig, world: World) -> None:
         return
 
     def keep(measured: MeasuredReference) -> None:
-        about = {**origin.plain(), **_about(source, measured)}
+        about = {**origin.plain(), **_about(source, measured, environment(world.device))}
         write_statistics(file, measured.reference, about=about)
         duplicates = find_duplicates(measured.digests)
         for warning in duplicates.warnings(source.num_images, lambda row: f"image {row}"):
@@ -70,13 +69,16 @@ def run_make_reference(config: MakeReferenceConfig, world: World) -> None:
     measure_reference(source, extractor, file, world, keep, num_workers=options.num_workers)
 
 
-def _about(source: ReferenceSource, measured: MeasuredReference) -> dict[str, Any]:
+def _about(
+    source: ReferenceSource, measured: MeasuredReference, found: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "num_images": source.num_images,
         "preparation": PREPARATION,
         "pixels": array_digest(measured.digests),
         "duplicates": find_duplicates(measured.digests).count,
-        "program": f"lpd {__version__}, Pillow {PIL.__version__}",
+        "versions": found["versions"],
+        "device": found["device"],
     }
 
 

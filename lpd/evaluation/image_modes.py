@@ -23,8 +23,6 @@ class MeasuringOptions:
     """Inception's weight file; by default where torch-fidelity keeps it."""
     num_workers: int = 4
     """Processes that read images, per process; 0 reads them in this one."""
-    device: str | None = None
-    """Such as cpu or cuda; the GPU where there is one by default."""
 
     def __post_init__(self) -> None:
         if self.num_workers < 0:
@@ -34,11 +32,8 @@ class MeasuringOptions:
 @dataclass(frozen=True, kw_only=True)
 class _ImageConfig:
     measuring: Annotated[MeasuringOptions, Flat] = field(default_factory=MeasuringOptions)
-
-    @property
-    def device(self) -> str | None:
-        """Where to compute."""
-        return self.measuring.device
+    device: str | None = None
+    """Such as cpu or cuda; the GPU where there is one by default."""
 
 
 @dataclass(frozen=True, kw_only=True)

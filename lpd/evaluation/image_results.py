@@ -12,6 +12,7 @@ from lpd.distributed import World
 from lpd.evaluation.parts import PartFolder
 from lpd.evaluation.report import RESULTS_NAME
 from lpd.files import read_json, write_json
+from lpd.machine import environment
 from lpd.provenance import Origin
 
 SETTINGS_NAME = "settings.json"
@@ -63,7 +64,8 @@ def measured_once(
     with world.together():
         if world.is_main:
             assert results is not None
-            write_json(file, {"settings": origin.plain(), **results})
+            surroundings = {"environment": environment(world.device)}
+            write_json(file, {"settings": origin.plain(), **results, **surroundings})
             parts.remove()
     whole: Results = world.broadcast(read_json(file) if world.is_main else None)
     return whole

@@ -359,13 +359,14 @@ def image_path(folder: Path, index: int) -> Path:
     return folder / "images" / f"{index:06d}.png"
 
 
-def write_samples(path: Path, parts: Iterator[Images], num_images: int) -> None:
-    """Write all images as ``arr_0`` (n, H, W, 3) of an ``.npz``, as ADM's evaluator reads them.
+def write_samples(path: Path, parts: Iterator[Images], labels: npt.NDArray[np.int64]) -> None:
+    """Write all images as ``arr_0`` (n, H, W, 3) and their labels as ``arr_1`` (n,) of an ``.npz``,
+    as ADM's evaluator reads them.
 
     Args:
         path: the file.
         parts: the images in order, (part, 3, H, W) at a time.
-        num_images: n.
+        labels: (n,) the class each image was made for.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".samples", suffix=".npy") as file:
@@ -376,11 +377,11 @@ def write_samples(path: Path, parts: Iterator[Images], num_images: int) -> None:
             if whole is None:
                 _, channels, height, width = part.shape
                 whole = np.lib.format.open_memmap(
-                    file.name, "w+", np.uint8, (num_images, height, width, channels)
+                    file.name, "w+", np.uint8, (len(labels), height, width, channels)
                 )
             whole[start : start + len(part)] = part.transpose(0, 2, 3, 1)
             start += len(part)
         assert whole is not None
-        assert start == num_images
+        assert start == len(labels)
         with atomic_path(path) as temporary:
-            np.savez(temporary, arr_0=whole)
+            np.savez(temporary, arr_0=whole, arr_1=labels)

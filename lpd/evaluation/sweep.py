@@ -357,7 +357,8 @@ class _Evaluation:
                     self._save_images(name, *chunks[index])
             path = self._folder(name) / report.SAMPLES_NAME
             if self.config.save_npz and self.world.is_main and not path.exists():
-                report.write_samples(path, self._decoded(name), self.config.num_images)
+                labels = np.arange(self.config.num_images) % self.generator.num_classes
+                report.write_samples(path, self._decoded(name), labels)
         self.world.barrier()
 
     def _save_images(self, name: str, indices: range, chunk: Path) -> None:

@@ -166,25 +166,27 @@ def memory_of(workload: Workload) -> Memory:
 
 
 def _forward_end(workload: Workload) -> _Moment:
-    """Logits and their logarithms of probabilities, in float32; the last norm's output is not
-    rounded yet, and autocast remembers all copies."""
+    """Logits and their logarithms of probabilities, in float32, or of a chunk what its logarithm of
+    a sum takes, beside the gradients that chunks add up; the last norm's output is not rounded yet,
+    and autocast remembers all copies."""
     rows = _FLOAT32 * workload.dim * workload.batch_size * workload.num_positions
     return _Moment(
         weight_copies=_block_copies(workload, workload.depth) + _head_copy(workload),
         borrowed=_borrowed(workload),
         activations=_kept(workload, workload.depth) + _kept_by_head(workload),
-        working=2 * _logits(workload) + (rows if workload.bf16 else 0),
+        working=2 * _logits(workload) + (rows if workload.bf16 else 0) + _early_gradients(workload),
     )
 
 
 def _loss_backward(workload: Workload) -> _Moment:
-    """Logarithms of probabilities, their gradient, and the logits' gradient, in float32."""
+    """Logarithms of probabilities, their gradient, and the logits' gradient, in float32; with
+    chunks the gradients that are there already."""
     return _Moment(
         weight_copies=_block_copies(workload, _num_kept(workload, workload.depth))
         + _head_copy(workload),
         borrowed=_borrowed(workload),
         activations=_kept(workload, workload.depth) + _kept_by_head(workload),
-        working=3 * _logits(workload),
+        working=_early_gradients(workload) or 3 * _logits(workload),
     )
 
 
@@ -262,6 +264,15 @@ def _logits(workload: Workload) -> int:
     if workload.chunked_loss:
         tokens = min(tokens, CHUNK_TOKENS)
     return _FLOAT32 * tokens * workload.vocab_size
+
+
+def _early_gradients(workload: Workload) -> int:
+    """Bytes of the gradients that a chunked loss makes with its logits: of the head's weight, in
+    float32, and of the rows that it reads."""
+    if not workload.chunked_loss:
+        return 0
+    rows = workload.batch_size * workload.num_positions
+    return workload.dim * (_FLOAT32 * workload.vocab_size + workload.itemsize * rows)
 
 
 def _num_kept(workload: Workload, num_blocks: int) -> int:

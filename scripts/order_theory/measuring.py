@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lpd.likelihood import Estimate, Float64Array
 from lpd.orders.request import PlanSource
-from scripts.order_theory.naming import shape_of
+from scripts.order_theory.naming import shape_of, thresholds_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,9 @@ class PassRow:
     passes: int
     group_sizes: str
     """Their shape."""
-    proximity_threshold: float
-    repulsion_threshold: float
+    proximity_threshold: float | None
+    """None, as the next, for orders that have none."""
+    repulsion_threshold: float | None
     covariance: str
     images: int
     pass_number: int
@@ -70,8 +71,8 @@ def pass_rows(measured: Measured, covariance: str) -> list[PassRow]:
                 order=source.order.kind,
                 passes=len(sizes),
                 group_sizes=shape_of(source),
-                proximity_threshold=source.order.locality.proximity_threshold,
-                repulsion_threshold=source.order.locality.repulsion_threshold,
+                proximity_threshold=thresholds_of(source).proximity,
+                repulsion_threshold=thresholds_of(source).repulsion,
                 covariance=covariance,
                 images=len(nats),
                 pass_number=number,

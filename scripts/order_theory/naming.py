@@ -1,6 +1,7 @@
 """What plans are called in tables and figures."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from lpd.orders.group_sizes import CUMULATIVE_SHARES, make_group_sizes
 from lpd.orders.registry import LOCALITY_NAME, find_order
@@ -30,12 +31,27 @@ def names_of(sources: Sequence[PlanSource]) -> list[str]:
     for source in sources:
         name = find_order(source.order.kind).label
         if _has_thresholds(source) and len(localities) > 1:
-            thresholds = source.order.locality
-            name += f" {thresholds.proximity_threshold:g}/{thresholds.repulsion_threshold:g}"
+            thresholds = thresholds_of(source)
+            name += f" {thresholds.proximity:g}/{thresholds.repulsion:g}"
         if len(shapes) > 1 and shape_of(source) != OWN:
             name += f", {shape_of(source)}"
         names.append(name)
     return names
+
+
+class Thresholds(NamedTuple):
+    """Those that a plan's order has."""
+
+    proximity: float | None
+    repulsion: float | None
+
+
+def thresholds_of(source: PlanSource) -> Thresholds:
+    """The thresholds of a plan's order; None for orders that have none."""
+    if not _has_thresholds(source):
+        return Thresholds(None, None)
+    locality = source.order.locality
+    return Thresholds(locality.proximity_threshold, locality.repulsion_threshold)
 
 
 def _has_thresholds(source: PlanSource) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from lpd.likelihood import Estimate, Float64Array
 from lpd.orders.request import PlanSource
-from scripts.order_theory.naming import shape_of
+from scripts.order_theory.naming import shape_of, thresholds_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +34,9 @@ class RankedRow:
     passes: int
     group_sizes: str
     """Their shape."""
-    proximity_threshold: float
-    repulsion_threshold: float
+    proximity_threshold: float | None
+    """None, as the next, for orders that have none."""
+    repulsion_threshold: float | None
     images: int
     """How many check."""
     nats_choosing: float
@@ -68,8 +69,8 @@ def ranked(ways: Sequence[Way]) -> list[RankedRow]:
                 order=way.source.order.kind,
                 passes=len(way.source.group_sizes),
                 group_sizes=shape_of(way.source),
-                proximity_threshold=way.source.order.locality.proximity_threshold,
-                repulsion_threshold=way.source.order.locality.repulsion_threshold,
+                proximity_threshold=thresholds_of(way.source).proximity,
+                repulsion_threshold=thresholds_of(way.source).repulsion,
                 images=len(check),
                 nats_choosing=_choosing(way),
                 nats=mean.value,

@@ -17,7 +17,7 @@ from lpd.orders.locality import LocalityConfig
 from lpd.orders.registry import OrderConfig, make_plan, own_group_sizes
 from lpd.orders.request import PlanSource
 from scripts import order_loss
-from scripts.order_theory.naming import names_of, shape_of
+from scripts.order_theory.naming import names_of, shape_of, thresholds_of
 
 ROOT = Path(__file__).parents[2]
 FLAGS = "--img_size 64 --order random nar --generation_steps 4 8 --num_orders 5 --seed 3"
@@ -49,6 +49,7 @@ def test_the_table_holds_the_loss_of_every_pass(call: Callable[[str], Path]) -> 
     assert {row["covariance"] for row in rows} == {"Matern, length 3, smoothness 0.75"}
     sources = {"random 4": make_group_sizes(16, 4), "random 8": make_group_sizes(16, 8)}
     sources["nar 7"] = own_group_sizes("nar", (4, 4))
+    assert {row["repulsion_threshold"] for row in rows} == {""}
     assert list(dict.fromkeys(f"{row['order']} {row['passes']}" for row in rows)) == list(sources)
     for name, sizes in sources.items():
         kind, passes = name.split()
@@ -122,6 +123,8 @@ def test_names_tell_apart_what_differs() -> None:
         "random, uniform",
         "NAR",
     ]
+    assert thresholds_of(source("lpd", 4, repulsion=3)) == (1, 3)
+    assert thresholds_of(source("random", 4)) == (None, None)
     assert shape_of(source("nar", 0)) == "own"
     assert shape_of(source("random", 4, "uniform")) == "uniform"
     assert shape_of(source("random", 2, sizes=(9, 7))) == "given"

@@ -14,7 +14,14 @@ from PIL.PngImagePlugin import PngImageFile
 from torch.utils.data import DataLoader
 
 from lpd.data import images
-from lpd.data.images import SquareImages, index_images, read_image, reading
+from lpd.data.images import (
+    SquareImages,
+    image_format,
+    index_any_images,
+    index_images,
+    read_image,
+    reading,
+)
 
 
 def save(path: Path, mode: str = "RGB", color: object = 0, size: tuple[int, int] = (8, 8)) -> Path:
@@ -47,6 +54,41 @@ def test_bad_folders_are_named(tmp_path: Path) -> None:
     (tmp_path / "train" / "dog").mkdir()
     with pytest.raises(ValueError, match=r"class folder .*/train/dog holds no images"):
         index_images(tmp_path / "train")
+    save(tmp_path / "data" / "val" / "cat" / "a.png")
+    with pytest.raises(ValueError, match=r"/data/val holds folders and no images: .*give it"):
+        index_images(tmp_path / "data")
+
+
+def test_images_of_a_folder_without_classes(tmp_path: Path) -> None:
+    for name in ("b.png", "a.jpg", "10.png", "9.png"):
+        save(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / "empty").mkdir()  # holds no images, so nothing is left out
+    index = index_any_images(tmp_path)
+    assert index.files == ("10.png", "9.png", "a.jpg", "b.png")
+    assert index.class_names == ()
+    np.testing.assert_array_equal(index.labels, [0, 0, 0, 0])
+    save(tmp_path / "empty" / "c.png")
+    with pytest.raises(ValueError, match=r"holds images, such as 10\.png, and folders .* empty"):
+        index_any_images(tmp_path)
+    with pytest.raises(ValueError, match="there is no folder"):
+        index_any_images(tmp_path / "absent")
+
+
+def test_images_of_class_folders_are_as_ever(tmp_path: Path) -> None:
+    for name in ("n2/b.png", "n1/a.png"):
+        save(tmp_path / name)
+    either, classes = index_any_images(tmp_path), index_images(tmp_path)
+    assert (either.files, either.class_names) == (classes.files, classes.class_names)
+    np.testing.assert_array_equal(either.labels, classes.labels)
+
+
+def test_formats_are_those_of_the_content(tmp_path: Path) -> None:
+    save(tmp_path / "a.jpg").rename(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no image")
+    assert image_format(tmp_path / "a.png") == "JPEG"
+    assert image_format(tmp_path / "b.png") == ""
+    assert image_format(save(tmp_path / "c.png")) == "PNG"
 
 
 @pytest.mark.parametrize(

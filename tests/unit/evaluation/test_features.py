@@ -3,6 +3,8 @@
 import json
 import pickle
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from lpd.evaluation.features import (
     load_feature_extractor,
     with_classifier,
 )
+from lpd.evaluation.float32 import full_float32
 from lpd.weights import load_state_dict_file
 
 CPU = torch.device("cpu")
@@ -255,6 +258,29 @@ class TestFullFloat32:
             torch.set_float32_matmul_precision(before)
 
 
+def test_threads_take_turns_in_full_float32():
+    """Else the last of them would leave the settings that the first one made."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    has_begun, is_inside = threading.Event(), threading.Event()
+
+    def second():
+        has_begun.set()
+        with full_float32():
+            is_inside.set()
+
+    try:
+        with ThreadPoolExecutor(1) as thread:
+            with full_float32():
+                running = thread.submit(second)
+                has_begun.wait()
+                assert not is_inside.wait(0.1)
+            running.result()
+        assert torch.backends.cudnn.conv.fp32_precision == "tf32"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def test_a_classifier_beside_the_extractor_sees_the_same_images(run_folder, make_classifier):
     extractor = load_feature_extractor(str(run_folder / "classifier"), CPU)
     torch.manual_seed(5)
@@ -267,5 +293,6 @@ def test_a_classifier_beside_the_extractor_sees_the_same_images(run_folder, make
         assert torch.equal(getattr(found, name), expected)
     assert torch.equal(found.class_logits, classifier(images).logits)
     assert not torch.allclose(found.class_logits, found.logits)
+    assert both.num_classes == classifier.num_classes
     assert both.num_features == extractor.num_features
     assert both.fingerprint not in (extractor.fingerprint, classifier.fingerprint)

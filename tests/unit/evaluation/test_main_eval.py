@@ -11,10 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import main_eval
 from lpd.distributed import World
+from lpd.evaluation import parts
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -65,6 +68,56 @@ def test_two_processes_give_the_numbers_of_one(flags, run_main, in_two_processes
             assert a[name] == b[name]
         for name in ("fid", "inception_score", "class_accuracy", "precision", "recall"):
             assert b[name] == pytest.approx(a[name], rel=1e-4, abs=1e-6), (a["order"], name)
+
+
+@pytest.mark.slow
+def test_two_processes_measure_images_as_one(
+    run_folder, run_main, in_two_processes, tmp_path, monkeypatch
+):
+    """References, samples and reconstructions: the same bits, by every mode's own flags."""
+    monkeypatch.setattr(parts, "BLOCK_IMAGES", 5)  # so that both have some of the 24 images
+    common = ["--feature_extractor", run_folder / "classifier", "--num_workers", 0]
+    common += ["--device", "cpu"]
+    data = run_folder / "data" / "train"
+    small = tmp_path / "small"
+    small.mkdir()
+    for path in data.glob("*/*.png"):
+        with Image.open(path) as image:
+            image.crop((0, 2, 16, 18)).save(small / f"{path.parent.name}_{path.name}")
+
+    def commands(name):
+        folder = tmp_path / name
+        yield ["--make_reference", data, folder / "reference.npz", "--img_size", 16]
+        yield [
+            *("--samples", small, "--reference", folder / "reference.npz"),
+            *("--output_dir", folder / "samples"),
+        ]
+        yield [
+            *("--reconstruct", "--vqgan_path", run_folder / "tokenizer", "--data_path", data),
+            *("--img_size", 16, "--output_dir", folder / "reconstructions"),
+        ]
+
+    for command in commands("one"):
+        run_main(*command, *common)
+    for command in commands("two"):
+        codes, outputs = in_two_processes(run_main, *command, *common)
+        assert codes == [0, 0], outputs
+        assert outputs[0].strip()
+        assert "numbers" not in outputs[1]  # rank 0 alone reports
+    for name in ("samples", "reconstructions"):
+        one, two = (
+            json.loads((tmp_path / each / name / "results.json").read_text())
+            for each in ("one", "two")
+        )
+        one["settings"].pop("reference", None)  # the hash of a file, which has a date in it
+        two["settings"].pop("reference", None)
+        assert one == two
+    with (
+        np.load(tmp_path / "one" / "reference.npz") as first,
+        np.load(tmp_path / "two" / "reference.npz") as second,
+    ):
+        for array in ("mu", "sigma", "features"):
+            np.testing.assert_array_equal(first[array], second[array])
 
 
 def test_a_mistake_of_two_processes_ends_both(flags, run_main, in_two_processes, tmp_path):

@@ -1,6 +1,5 @@
 """References: files of statistics, sample archives and folders of images."""
 
-import dataclasses
 import shutil
 
 import numpy as np
@@ -158,20 +157,6 @@ def test_a_sample_archive_gives_features_and_its_own_statistics_win(tmp_path, ex
 
 
 class TestSpatialFeatures:
-    @pytest.fixture
-    def spatial_extractor(self, extractor):
-        """The run's classifier, and a few pixels as spatial features."""
-
-        class Spatial:
-            fingerprint, num_classes = "with pixels", extractor.num_classes
-            num_features, num_spatial = extractor.num_features, 6
-
-            def __call__(self, images):
-                pixels = images.flatten(1)[:, :6].float()
-                return dataclasses.replace(extractor(images), spatial=pixels)
-
-        return Spatial()
-
     def test_of_images_are_computed_and_kept(self, run_folder, tmp_path, spatial_extractor):
         source = open_reference(run_folder / "data", 16, spatial_extractor)
         reference = compute(source, spatial_extractor, tmp_path / "cache.npz")

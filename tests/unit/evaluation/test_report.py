@@ -239,7 +239,8 @@ def test_grids_go_row_by_row(tmp_path):
 
 def test_samples_are_channels_last_and_in_order(tmp_path):
     images = np.random.default_rng(0).integers(256, size=(7, 3, 4, 4), dtype=np.uint8)
-    write_samples(tmp_path / "samples.npz", iter([images[:5], images[5:]]), 7)
+    write_samples(tmp_path / "samples.npz", iter([images[:5], images[5:]]), np.arange(7) % 3)
     with np.load(tmp_path / "samples.npz") as content:
         np.testing.assert_array_equal(content["arr_0"], images.transpose(0, 2, 3, 1))
+        np.testing.assert_array_equal(content["arr_1"], [0, 1, 2, 0, 1, 2, 0])
     assert [path.name for path in tmp_path.iterdir()] == ["samples.npz"]

@@ -14,7 +14,7 @@ from lpd.evaluation.features import Features
 from lpd.evaluation.metrics import Samples, compute_metrics
 from lpd.evaluation.reference import load_reference, open_reference
 from lpd.evaluation.report import image_path, write_png
-from lpd.evaluation.statistics import extract
+from lpd.evaluation.statistics import FeatureBatch, extract
 
 CPU = torch.device("cpu")
 NAME = "small-stand-in-for-inception"
@@ -82,17 +82,12 @@ def test_a_run_has_the_numbers_of_its_folders(extractor, tmp_path):
         Image.fromarray(image.transpose(1, 2, 0)).save(path)
 
     measured = list(extract(torch.from_numpy(generated).split(16), extractor, CPU))
-    samples = Samples(
-        features=np.concatenate([batch.features for batch in measured]),
-        logits=np.concatenate([batch.logits for batch in measured]),
-        labels=np.zeros(70, dtype=np.int64),
-    )
+    samples = Samples.of(FeatureBatch.concatenate(measured), None)
     reference = load_reference(
         open_reference(tmp_path / "real", SIDE, extractor),
         extractor,
         tmp_path / "reference.npz",
         World(),
-        batch_size=16,
         num_workers=0,
     )
     ours = compute_metrics(samples, reference)

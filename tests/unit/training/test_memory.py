@@ -282,8 +282,10 @@ def test_what_saves_memory_saves_it() -> None:
     half, all_blocks = total(recompute_every=2), total(recompute_every=1)
     assert plain > half > all_blocks
     assert total(chunked_loss=True) < plain
-    few = CHUNK_TOKENS // 256  # images of one chunk
-    assert total(batch_size=few, chunked_loss=True) == total(batch_size=few)
+    # With a single chunk there is the head's gradient instead of the logits'.
+    few = CHUNK_TOKENS // 256
+    saved = total(batch_size=few) - total(batch_size=few, chunked_loss=True)
+    assert 0 < saved < 4 * CHUNK_TOKENS * 16384
     assert total(average=True) - plain == memory_of(workload()).weights
     # Sharing with nobody is no sharing, and with more it is less.
     shared = [total(sharded=True, num_processes=size) for size in (1, 2, 8, 32)]
