@@ -115,10 +115,10 @@ def open_reference(path: Path, img_size: int, extractor: FeatureExtractor) -> Re
         )
     content = read_statistics(path)
     if content.statistics is not None:
-        _check_num_features(path, len(content.statistics.mean), extractor)
-    spatial = content.spatial
-    if spatial is not None and len(spatial.mean) != extractor.num_spatial:
-        spatial = None
+        _check_num_features(path, "features", content.statistics, extractor.num_features)
+    spatial = content.spatial if extractor.num_spatial is not None else None
+    if spatial is not None:
+        _check_num_features(path, "spatial features", spatial, extractor.num_spatial)
     images = content.images
     if images is not None and images.shape[1:3] != (img_size, img_size):
         raise InputError(
@@ -389,9 +389,11 @@ def write_statistics(
         np.savez(temporary, **arrays)  # type: ignore[arg-type]
 
 
-def _check_num_features(path: Path, num_features: int, extractor: FeatureExtractor) -> None:
-    if num_features != extractor.num_features:
+def _check_num_features(
+    path: Path, what: str, statistics: GaussianStatistics, expected: int | None
+) -> None:
+    if len(statistics.mean) != expected:
         raise InputError(
-            f"{path} holds statistics of {num_features} features, but the feature extractor gives "
-            f"{extractor.num_features}; it was made with another one"
+            f"{path} holds statistics of {len(statistics.mean)} {what}, but the feature extractor "
+            f"gives {expected}; it was made with another one"
         )
