@@ -75,7 +75,7 @@ def test_memory_is_beyond_what_was_held() -> None:
 
 @pytest.mark.parametrize("name", ["num_images", "num_reference", "features", "rounds"])
 def test_wrong_settings(name: str) -> None:
-    with pytest.raises(ValueError, match="metrics are of fid, .*, got speed"):
+    with pytest.raises(ValueError, match=r"metrics are of fid, .*, got speed"):
         small(metrics=("fid", "speed"))
     with pytest.raises(ValueError, match=rf"{name} must be at least \d, got 0"):
         small(**{name: 0})
