@@ -75,19 +75,19 @@ def frechet_error(
     values, vectors = torch.linalg.eigh(_between(half, statistics))  # (D,), (D, D)
     # What is 0 but for rounding is in no image, and would be divided by.
     kept = values > len(values) * np.finfo(np.float64).eps * values[-1]
-    root = (half @ vectors[:, kept] * values[kept] ** -0.25).float().numpy()  # (D, K)
-    direction = (2 * (statistics.mean - reference.mean)).astype(np.float32)  # (D,)
-    mean = statistics.mean.astype(np.float32)
-    derivatives = np.empty(len(features))
+    root = (half @ vectors[:, kept] * values[kept] ** -0.25).float()  # (D, K)
+    mean = torch.from_numpy(statistics.mean)
+    direction = 2 * (mean - torch.from_numpy(reference.mean)).float()  # (D,)
+    derivatives = torch.empty(len(features), dtype=torch.float64)
     for start in range(0, len(features), _ROWS_AT_A_TIME):
         rows = slice(start, start + _ROWS_AT_A_TIME)
-        deviations = features[rows] - mean  # (rows, D)
+        deviations = (torch.from_numpy(features[rows]) - mean).float()  # (rows, D)
         derivatives[rows] = (
             deviations @ direction
-            + np.square(deviations).sum(axis=1)
-            - np.square(deviations @ root).sum(axis=1)
+            + deviations.square().sum(dim=1)
+            - (deviations @ root).square().sum(dim=1)
         )
-    return float(derivatives.std(ddof=1) / np.sqrt(len(features)))
+    return derivatives.std().item() / len(features) ** 0.5
 
 
 def _factor(statistics: GaussianStatistics) -> Tensor:

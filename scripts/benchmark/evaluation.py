@@ -1,6 +1,6 @@
 """Time the metrics of an evaluation against torch-fidelity's functions, on the same features.
 
-python scripts/benchmark/evaluation.py [--num_images 50000] [--features 2048]
+python scripts/benchmark/evaluation.py [--num_images 50000] [--features 2048] [--metrics fid kid]
 
 Features are random with a spectrum and a mean, as Inception's are; no image is made. FID is that of
 features against statistics that are there; precision and recall are against the features of
@@ -16,7 +16,7 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from scripts.benchmark.machine import checkout
 
 SEED = 0
 OURS, THEIRS = "ours", "torch-fidelity"
+METRICS = ("fid", "fid_error", "kid", "precision_recall")
 
 Array = npt.NDArray[np.float32]
 
@@ -51,10 +52,17 @@ class BenchmarkConfig:
     """Reference images of precision and recall; published are 10,000."""
     features: int = 2048
     """Features of an image."""
+    metrics: tuple[str, ...] = METRICS
+    """Which are timed."""
     rounds: int = 1
     """Rounds, of which the fastest counts."""
 
     def __post_init__(self) -> None:
+        unknown = set(self.metrics) - set(METRICS)
+        if unknown or not self.metrics:
+            raise InputError(
+                f"metrics are of {', '.join(METRICS)}, got {', '.join(sorted(unknown)) or 'none'}"
+            )
         for name, least in (("num_images", 4), ("num_reference", 4), ("features", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
@@ -122,7 +130,7 @@ def make_features(config: BenchmarkConfig) -> tuple[Array, Array]:
 
 
 def ways(
-    config: BenchmarkConfig, generated: Array, reference: Array
+    generated: Array, reference: Array
 ) -> dict[str, dict[str, Callable[[], tuple[float, ...]]]]:
     """By metric, the ways to compute it; where ours is alone, torch-fidelity has none, or ours
     calls it."""
@@ -168,24 +176,24 @@ def ways(
         return found[KEY_METRIC_PRECISION], found[KEY_METRIC_RECALL]
 
     return {
-        "FID": {OURS: fid, THEIRS: their_fid},
-        "FID error": {OURS: error},
-        "KID": {OURS: kid},
-        "precision, recall": {OURS: neighbours, THEIRS: their_neighbours},
+        "fid": {OURS: fid, THEIRS: their_fid},
+        "fid_error": {OURS: error},
+        "kid": {OURS: kid},
+        "precision_recall": {OURS: neighbours, THEIRS: their_neighbours},
     }
 
 
-def measure(config: BenchmarkConfig) -> list[Result]:
-    """Time all ways of all metrics."""
+def measure(config: BenchmarkConfig) -> Iterator[Result]:
+    """Time all ways of all metrics, a metric after the other."""
     generated, reference = make_features(config)
-    results: list[Result] = []
-    for metric, functions in ways(config, generated, reference).items():
+    for metric, functions in ways(generated, reference).items():
+        if metric not in config.metrics:
+            continue
         measured = {way: Result(metric=metric, way=way) for way in functions}
         for _ in range(config.rounds):
             for way, compute in functions.items():
                 _measure(measured[way], compute)
-        results += measured.values()
-    return results
+        yield from measured.values()
 
 
 def _measure(result: Result, compute: Callable[[], tuple[float, ...]]) -> None:
@@ -226,12 +234,14 @@ def run(config: BenchmarkConfig) -> None:
         f"{torch.__version__}, NumPy {np.__version__}; {config.num_images} x {config.features} "
         f"features, {config.num_reference} of reference images, least of {config.rounds}"
     )
-    results = measure(config)
-    for result in results:
+    results = []
+    for result in measure(config):
+        results.append(result)
         numbers = ", ".join(f"{number:.6g}" for number in result.numbers)
         print(
             f"{result.metric:18s} {result.way:15s} {result.seconds:8.2f} s  "
-            f"{result.cpu_seconds:8.2f} CPU s  {result.memory_mib:7.0f} MiB  {numbers}"
+            f"{result.cpu_seconds:8.2f} CPU s  {result.memory_mib:7.0f} MiB  {numbers}",
+            flush=True,
         )
     comparisons = compared(results)
     for each in comparisons:

@@ -9,16 +9,16 @@ import pytest
 from scripts.benchmark import evaluation as script
 
 METRICS = [
-    ("FID", "ours"),
-    ("FID", "torch-fidelity"),
-    ("FID error", "ours"),
-    ("KID", "ours"),
-    ("precision, recall", "ours"),
-    ("precision, recall", "torch-fidelity"),
+    ("fid", "ours"),
+    ("fid", "torch-fidelity"),
+    ("fid_error", "ours"),
+    ("kid", "ours"),
+    ("precision_recall", "ours"),
+    ("precision_recall", "torch-fidelity"),
 ]
 
 
-def small(**changes: int) -> script.BenchmarkConfig:
+def small(**changes: object) -> script.BenchmarkConfig:
     values = {"num_images": 300, "num_reference": 200, "features": 12, "rounds": 2}
     return script.BenchmarkConfig(**{**values, **changes})
 
@@ -41,7 +41,12 @@ def test_a_line_for_every_metric_and_way(capsys: pytest.CaptureFixture[str]) -> 
         assert each["relative_difference"] < 1e-5
         ours, theirs = (by_way[each["metric"], way] for way in ("ours", "torch-fidelity"))
         assert each["times_as_fast"] == pytest.approx(theirs["seconds"] / ours["seconds"])
-    assert [each["metric"] for each in recorded["compared"]] == ["FID", "precision, recall"]
+    assert [each["metric"] for each in recorded["compared"]] == ["fid", "precision_recall"]
+
+
+def test_what_is_not_asked_for_is_not_timed() -> None:
+    found = script.measure(small(metrics=("kid", "fid")))
+    assert [(each.metric, each.way) for each in found] == [*METRICS[:2], METRICS[3]]
 
 
 def test_the_features_tell_something() -> None:
@@ -52,10 +57,10 @@ def test_the_features_tell_something() -> None:
     assert generated.min() == 0
     numbers = {
         metric: functions["ours"]()
-        for metric, functions in script.ways(config, generated, reference).items()
+        for metric, functions in script.ways(generated, reference).items()
     }
-    assert numbers["FID"][0] > 3 * numbers["FID error"][0] > 0
-    assert all(0.1 < share < 0.999 for share in numbers["precision, recall"])
+    assert numbers["fid"][0] > 3 * numbers["fid_error"][0] > 0
+    assert all(0.1 < share < 0.999 for share in numbers["precision_recall"])
 
 
 def test_memory_is_beyond_what_was_held() -> None:
@@ -70,5 +75,7 @@ def test_memory_is_beyond_what_was_held() -> None:
 
 @pytest.mark.parametrize("name", ["num_images", "num_reference", "features", "rounds"])
 def test_wrong_settings(name: str) -> None:
+    with pytest.raises(ValueError, match=r"metrics are of fid, .*, got speed"):
+        small(metrics=("fid", "speed"))
     with pytest.raises(ValueError, match=rf"{name} must be at least \d, got 0"):
         small(**{name: 0})

@@ -191,6 +191,9 @@ class TestSpatialFeatures:
         np.testing.assert_array_equal(found.spatial.mean, np.full(6, 2.0))
         np.testing.assert_array_equal(found.spatial.covariance, 3 * np.eye(6))
         assert compute(open_reference(path, 16, extractor), None, path).spatial is None
+        np.savez(path, **arrays, mu_s=np.zeros(5), sigma_s=np.eye(5))
+        with pytest.raises(ValueError, match=r"5 spatial features, but the .* gives 6"):
+            open_reference(path, 16, spatial_extractor)
         np.savez(path, **arrays, mu_s=np.zeros(6), sigma_s=-np.eye(6))
         with pytest.raises(ValueError, match="negative eigenvalues"):
             open_reference(path, 16, spatial_extractor)
