@@ -238,8 +238,9 @@ class FeatureSummary:
             seen: ``features`` (r, D) and, where the extractor gives them, ``spatial`` (r, E).
         """
         summary = {"kept": seen["features"][np.isin(rows, self._kept)]}
-        for name in _SUMMARIZED & seen.keys():
-            summary |= _summed(name, seen[name])
+        for name in _SUMMARIZED:
+            if name in seen:
+                summary |= _summed(name, seen[name])
         return summary
 
     def total(self, parts: Iterable[Arrays]) -> Reference:
@@ -260,7 +261,7 @@ class FeatureSummary:
         )
 
 
-_SUMMARIZED = frozenset({"features", "spatial"})
+_SUMMARIZED = ("features", "spatial")
 
 
 def _summed(name: str, values: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:

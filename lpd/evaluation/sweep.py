@@ -216,9 +216,14 @@ class _Evaluation:
         )
 
     def _identity(self, name: str) -> str:
-        """Of all that a setting's images and their features depend on."""
+        """Of all that a setting's images and their features depend on. What is not given is left
+        out, so that an option that is younger than a chunk changes nothing without it."""
         left_out = {"reference", "num_images"}
-        shared = {k: v for k, v in self._origin.plain().items() if k not in left_out}
+        shared = {
+            name: value
+            for name, value in self._origin.plain().items()
+            if name not in left_out and value is not None
+        }
         return digest({**shared, **self.settings[name].values})
 
     def load_reference(self, source: ReferenceSource | None) -> Reference:

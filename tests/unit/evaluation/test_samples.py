@@ -262,7 +262,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("labels", "message"),
         [
-            (np.arange(30), "labels from 0 to 29, but the feature extractor has 3 classes"),
+            (np.arange(30), "labels from 0 to 29, but the classifier tells 3 classes"),
             (np.arange(29) % 3, "an integer for each of the 30 images"),
             (np.zeros(30), "an integer for each"),
         ],
@@ -331,7 +331,7 @@ class TestTold:
     @pytest.mark.parametrize(
         ("names", "message"),
         [
-            (("a", "b"), "2 class folders, and the feature extractor 3 classes"),
+            (("a", "b"), "2 class folders, but the classifier tells 3 classes"),
             (("2", "10", "1"), "sorted order is not that of their values"),
         ],
     )
