@@ -300,10 +300,11 @@ class _Evaluation:
         features = FeatureBatch.concatenate([_measured(chunk) for chunk in chunks]).features
         if len(features) > 1:
             write_statistics(folder / STATISTICS_NAME, gaussian_statistics(features))
-        report.write_result(folder, result)
         if not self.config.keep_features:
             for path, chunk in zip(files.values(), chunks, strict=True):
                 chunk.without_features().save(path)
+        # Last: who finds it takes the setting for complete.
+        report.write_result(folder, result)
 
     def _measure_speed(self) -> None:
         for name, setting in progress(self.settings.items(), desc="speed", unit="setting"):
