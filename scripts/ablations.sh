@@ -21,7 +21,8 @@ esac
 name=$1
 shift
 
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+export OUTPUT=${OUTPUT:-$root/runs/ablations/$name}
 # A file of orders is of one setting; here they are made as needed.
-export OUTPUT=${OUTPUT:-runs/ablations/$name}
-exec bash "$(dirname "${BASH_SOURCE[0]}")/eval/lpd_l_res256_steps20.sh" \
+exec bash "$root/scripts/eval/lpd_l_res256_steps20.sh" \
     --published_row None --lpd_order_file None "${sweep[@]}" "$@"

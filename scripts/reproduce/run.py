@@ -34,7 +34,12 @@ _CSV_COLUMNS = (
     *("verdict", "unlike"),
 )  # a line for every number of every row
 # By an evaluation's flag, the variable of the scripts that stands for it.
-_VARIABLES = {"pretrained_ckpt": "CKPT", "vqgan_path": "VQGAN", "reference": "REFERENCE"}
+_VARIABLES = {
+    "pretrained_ckpt": "CKPT",
+    "vqgan_path": "VQGAN",
+    "reference": "REFERENCE",
+    "lpd_order_file": "ORDERS",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +119,9 @@ def run(config: ReproduceConfig, flags: list[str]) -> None:
                 f"{variable} goes for one {attribute} alone: leave it out, or name fewer --rows"
             )
     evaluations = [_resolve(config, row, flags) for row in rows]
-    missing = _missing(config, evaluations)
+    for evaluation in evaluations:
+        _missing(config, evaluation)
     _check_inception(evaluations)
-    for name, folder in missing.items():
-        print(f"\n== {PUBLISHED[name].file}", flush=True)
-        print(f"SHA-256 {fetch(PUBLISHED[name], folder)}")
     failures: dict[str, str] = {}
     try:
         for evaluation in evaluations:
@@ -178,31 +181,30 @@ def _count_devices() -> int:
     return max(1, torch.cuda.device_count())
 
 
-def _missing(config: ReproduceConfig, evaluations: list[Evaluation]) -> dict[str, Path]:
-    """What is to be fetched, by its name, and the folders it goes to.
+def _missing(config: ReproduceConfig, evaluation: Evaluation) -> dict[str, Path]:
+    """What is to be fetched for a row, by its name, and the folders it goes to.
 
     Raises:
         InputError: something is not there that the user has named.
     """
+    row = evaluation.row
+    names = {
+        "pretrained_ckpt": row.model,
+        "vqgan_path": "tokenizer",
+        "reference": f"reference_{row.img_size}",
+        **({"lpd_order_file": f"orders_{row.orders}"} if config.published_orders else {}),
+    }
     found: dict[str, Path] = {}
-    for each in evaluations:
-        row = each.row
-        names = {
-            "pretrained_ckpt": row.model,
-            "vqgan_path": "tokenizer",
-            "reference": f"reference_{row.img_size}",
-            **({"lpd_order_file": f"orders_{row.orders}"} if config.published_orders else {}),
-        }
-        for flag, name in names.items():
-            value = each.resolved[flag]
-            if value is None or (ROOT / value).exists():
-                continue
-            published = PUBLISHED[name]
-            in_weights = published.folder == "weights"
-            folder = ROOT / config.weights_dir if in_weights else published.path.parent
-            if ROOT / value != folder / published.file:
-                raise InputError(f"no {value}: check --{flag} ({_VARIABLES.get(flag, 'ORDERS')})")
-            found[name] = folder
+    for flag, name in names.items():
+        value = evaluation.resolved[flag]
+        if value is None or (ROOT / value).exists():
+            continue
+        published = PUBLISHED[name]
+        in_weights = published.folder == "weights"
+        folder = ROOT / config.weights_dir if in_weights else published.path.parent
+        if ROOT / value != folder / published.file:
+            raise InputError(f"no {value}: check --{flag}, or the variable {_VARIABLES[flag]}")
+        found[name] = folder
     return found
 
 
@@ -228,12 +230,18 @@ def _check_inception(evaluations: list[Evaluation]) -> None:
 
 
 def _evaluate(config: ReproduceConfig, evaluation: Evaluation) -> str | None:
-    """Evaluate a row, or what is left of it; return why it failed, where it did.
+    """Fetch what a row lacks, and evaluate it, or what is left of that; return why it failed, where
+    it did.
 
     Raises:
         KeyboardInterrupt: interrupted.
     """
     print(f"\n== {evaluation.row.name}", flush=True)
+    for name, folder in _missing(config, evaluation).items():
+        try:
+            print(f"{PUBLISHED[name].file}: SHA-256 {fetch(PUBLISHED[name], folder)}", flush=True)
+        except InputError as error:
+            return str(error)
     if evaluation.needs_orders:
         row = evaluation.row
         file = ROOT / config.output_dir / "orders" / f"{row.orders}.npz"
@@ -271,10 +279,7 @@ def _report(config: ReproduceConfig, rows: list[PublishedRow], failures: dict[st
     lines: list[dict[str, Any]] = []
     for row in shown:
         lines += [comparison.cells(each) for each in measured[row.name]] or [
-            {
-                "row": row.name,
-                **{f"{n.key}_paper": f"{getattr(row, n.key):.{n.decimals}f}" for n in NUMBERS},
-            }
+            comparison.unmeasured_cells(row)
         ]
     notes = comparison.notes(comparisons)
     notes += [f"{name} failed: {why}" for name, why in failures.items()]
