@@ -11,7 +11,7 @@ import numpy as np
 from lpd import cli
 from lpd.distributed import World
 from lpd.errors import InputError
-from lpd.evaluation import metrics, report
+from lpd.evaluation import comparison, metrics, report
 from lpd.evaluation.chunks import (
     Chunk,
     ChunkMaker,
@@ -107,6 +107,10 @@ def run_evaluation(config: EvalConfig, world: World) -> list[SettingResult]:
     if world.is_main:
         results = report.write_results(config.output_dir, record, base)
         print(report.table(results))
+        if config.published_row is not None:
+            comparison.tell(
+                config.published_row, config.output_dir, results, record, config.reference
+            )
         print(f"numbers and pictures: {config.output_dir}")
     return world.broadcast(results)
 
@@ -312,7 +316,11 @@ class _Evaluation:
             assert result is not None
             if result.latency_seconds is None:
                 speed = measure_speed(
-                    self.generator, setting.source, sampling=setting.sampling, seed=setting.seed
+                    self.generator,
+                    setting.source,
+                    sampling=setting.sampling,
+                    seed=setting.seed,
+                    batch_size=self.config.throughput_bsz,
                 )
                 report.write_result(self._folder(name), result.with_speed(speed))
 
