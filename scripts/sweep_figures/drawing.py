@@ -2,7 +2,8 @@
 numbers of passes; bars are two standard errors."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -18,6 +19,7 @@ from scripts.sweep_figures.points import (
     PASSES,
     SECONDS,
     Point,
+    compared_losses,
     lines_along,
     pareto_front,
 )
@@ -67,7 +69,8 @@ def _along(along: str, points: Sequence[Point], label: str) -> Figure | None:
     ]
     figure, axes = _panels(names)
     looks = styles_of_lines({line.label: line.order for line in lines})
-    places = [float(point.values[along]) for point in shown]
+    joined = [line for line in lines if len(line.points) > 1]
+    places = [float(point.values[along]) for line in joined for point in line.points]
     for axis, name in zip(axes, names, strict=True):
         for line in lines:
             _draw_line(
@@ -78,18 +81,10 @@ def _along(along: str, points: Sequence[Point], label: str) -> Figure | None:
                 line.label,
             )
         if along == PASSES:
-            ticks = [
-                float(p.values[along])
-                for each in lines
-                if len(each.points) > 1
-                for p in each.points
-            ]
             axis.set_xscale("log", base=2)
-        else:
-            ticks = places
-        _set_ticks(axis, ticks)
+        _set_ticks(axis, places)
         axis.set_xlabel(label)
-    return _finished(figure, axes[0], shown)
+    return _finished(figure, axes)
 
 
 def against_cost(points: Sequence[Point]) -> Figure | None:
@@ -98,38 +93,30 @@ def against_cost(points: Sequence[Point]) -> Figure | None:
     cost = next((n for n in _COSTS if sum(n in point.numbers for point in points) > 1), None)
     if cost is None:
         return None
-    panels: dict[str, Callable[[Point], Estimate | None]] = {
-        FID: lambda point: point.numbers.get(FID),
-        LOSS: lambda point: point.loss,
-    }
     timed = [point for point in points if cost in point.numbers]
-    known = {
-        name: kept
-        for name, value in panels.items()
-        if len(kept := [point for point in timed if value(point) is not None]) > 1
+    panels = {
+        FID: {point: point.numbers[FID] for point in timed if FID in point.numbers},
+        LOSS: compared_losses(timed),
     }
-    if not known:
+    panels = {name: values for name, values in panels.items() if len(values) > 1}
+    shown = [point for point in timed if any(point in values for values in panels.values())]
+    if not shown:
         return None
-    shown = [point for point in timed if any(point in kept for kept in known.values())]
     lines = lines_along(PASSES, shown, least=1)
     looks = styles_of_lines({line.label: line.order for line in lines})
-    figure, axes = _panels(list(known), width=1.25 * _PANEL)
-    for axis, (name, kept) in zip(axes, known.items(), strict=True):
+    figure, axes = _panels(list(panels), width=1.25 * _PANEL)
+    for axis, values in zip(axes, panels.values(), strict=True):
         for line in lines:
-            both = [
-                (point, value)
-                for point in line.points
-                if point in kept and (value := panels[name](point)) is not None
-            ]
-            _draw_costs(axis, both, cost, looks[line.label], line.label)
-        values = [value.value for point in kept if (value := panels[name](point)) is not None]
-        _draw_front(axis, [point.numbers[cost].value for point in kept], values)
+            drawn = [(point, values[point]) for point in line.points if point in values]
+            if drawn:
+                _draw_costs(axis, drawn, cost, looks[line.label], line.label)
+        _draw_front(axis, [(p.numbers[cost].value, value.value) for p, value in values.items()])
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.set_xlabel(_COSTS[cost])
-    return _finished(figure, axes[0], shown)
+    return _finished(figure, axes)
 
 
 def _draw_line(
@@ -163,10 +150,10 @@ def _draw_costs(
         )  # fmt: skip
 
 
-def _draw_front(axis: Axes, costs: Sequence[float], values: Sequence[float]) -> None:
-    front = pareto_front(costs, values)
+def _draw_front(axis: Axes, points: Sequence[tuple[float, float]]) -> None:
+    front = pareto_front([cost for cost, _ in points], [value for _, value in points])
     axis.plot(
-        [costs[place] for place in front], [values[place] for place in front],
+        *zip(*(points[place] for place in front), strict=True),
         drawstyle="steps-post", color="black", linewidth=0.8, linestyle=(0, (1, 1)),
         marker="o", markersize=13, markerfacecolor="none", markeredgewidth=1.1,
         label="no other is as good in less time", zorder=1,
@@ -189,17 +176,23 @@ def _panels(names: Sequence[str], width: float = _PANEL) -> tuple[Figure, list[A
 
 
 def _set_ticks(axis: Axes, places: Sequence[float]) -> None:
-    """Ticks at the places, but for those that would lie on each other."""
-    axis.xaxis.set_major_locator(FixedLocator(sorted({*places})))
+    """Ticks at the places, but for those that would lie on others."""
+    ticks: list[float] = []
+    for place in sorted({*places}):
+        if not ticks or axis.get_xscale() == "linear" or place > 1.2 * ticks[-1]:
+            ticks.append(place)
+    axis.xaxis.set_major_locator(FixedLocator(ticks))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.xaxis.set_minor_locator(NullLocator())
 
 
-def _finished(figure: Figure, axis: Axes, shown: Sequence[Point]) -> Figure:
-    """With a legend, and with what the bars are."""
-    handles, labels = axis.get_legend_handles_labels()
+def _finished(figure: Figure, axes: Sequence[Axes]) -> Figure:
+    """With a legend of what any of the panels shows."""
+    entries: dict[str, Any] = {}
+    for axis in axes:
+        entries |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=min(4, len(labels)), frameon=False,
-        handlelength=3,
+        [*entries.values()], [*entries], loc="outside lower center",
+        ncols=min(4, len(entries)), frameon=False, handlelength=3,
     )  # fmt: skip
     return figure

@@ -2,6 +2,7 @@
 them no other beats."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from lpd.evaluation.plan_loss import read_losses
 from lpd.evaluation.plan_loss_report import LOSSES_NAME
 from lpd.evaluation.report import RESULTS_NAME, SettingResult, read_results, summarize
 from lpd.files import read_json
-from lpd.likelihood import Estimate
+from lpd.likelihood import Estimate, PlanLoss
 from lpd.orders.registry import find_order
 
 PASSES, GUIDANCE = "generation_steps", "cfg"
@@ -37,9 +38,9 @@ _WORDS = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Point:
-    """A setting, over its seeds."""
+    """A setting, over its seeds. Each is one of its own, to look up what is drawn of it."""
 
     values: Mapping[str, Any]
     """What tells it from the others, by name: all of
@@ -50,9 +51,8 @@ class Point:
     infinite for one seed."""
     seeds: int
     """How many."""
-    loss: Estimate | None = None
-    """What its plan costs, in nats per image, where that was measured. The error is that of the
-    difference to the plan, of all points, that costs least, image by image."""
+    loss: PlanLoss | None = None
+    """What its plan costs, where that was measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def read_points(results: Sequence[Path], plan_losses: Path | None = None) -> lis
             del values["seed"]
             groups.setdefault(tuple(values.items()), []).append(result)
     settings: list[Mapping[str, Any]] = [dict(key) for key in groups]
-    losses: list[Estimate | None] = [None] * len(settings)
+    losses: list[PlanLoss | None] = [None] * len(settings)
     if plan_losses is not None:
         weights = _settings(plan_losses / LOSSES_NAME).get("pretrained_ckpt")
         measured = {
@@ -122,9 +122,10 @@ def _models(shared: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str | None]:
                     f"the numbers of {first} and of {other} do not compare: {name} is not the same"
                 )
     models = {folder: tuple(each.get(n) for n in _MODEL) for folder, each in shared.items()}
+    ends = Counter(folder.name for folder in shared)
     names: dict[Any, str] = {}
     for folder, model in models.items():
-        names.setdefault(model, folder.name)
+        names.setdefault(model, folder.name if ends[folder.name] == 1 else str(folder))
     return {folder: names[each] if len(names) > 1 else None for folder, each in models.items()}
 
 
@@ -138,7 +139,7 @@ def _settings(path: Path) -> Mapping[str, Any]:
 
 
 def _point(
-    values: Mapping[str, Any], group: Sequence[SettingResult], loss: Estimate | None
+    values: Mapping[str, Any], group: Sequence[SettingResult], loss: PlanLoss | None
 ) -> Point:
     (row,) = summarize(group)
     numbers = {
@@ -159,19 +160,24 @@ def _plan(values: Mapping[str, Any]) -> tuple[Any, ...]:
     return (values["order"], tuple(values["group_sizes"]), *thresholds)
 
 
-def _losses(folder: Path, plans: Sequence[tuple[Any, ...] | None]) -> list[Estimate | None]:
+def _losses(folder: Path, plans: Sequence[tuple[Any, ...] | None]) -> list[PlanLoss | None]:
     """What each of the plans costs, as far as it was measured."""
-    files = {
-        _plan(each): folder / each["file"] for each in read_json(folder / LOSSES_NAME)["plans"]
-    }
-    losses = {plan: read_losses(files[plan])[0] for plan in {*plans} if plan in files}
+    told = read_json(folder / LOSSES_NAME)["plans"]
+    files = {_plan(each): folder / each["file"] for each in told}
+    losses = {plan: read_losses(files[plan])[0] for plan in {*plans} - {None} if plan in files}
+    return [None if plan is None else losses.get(plan) for plan in plans]
+
+
+def compared_losses(points: Iterable[Point]) -> dict[Point, Estimate]:
+    """The nats per image of the points whose losses were measured. The errors are those of the
+    differences to the lowest of them, image by image."""
+    losses = {point: point.loss for point in points if point.loss is not None}
     least = min(losses.values(), key=lambda each: each.mean.value, default=None)
-    return [
-        Estimate(value=losses[plan].mean.value, error=losses[plan].minus(least).error)
-        if plan in losses and least is not None
-        else None
-        for plan in plans
-    ]
+    return {
+        point: Estimate(value=loss.mean.value, error=loss.minus(least).error)
+        for point, loss in losses.items()
+        if least is not None
+    }
 
 
 def lines_along(along: str, points: Iterable[Point], *, least: int = 2) -> list[Line]:
