@@ -20,6 +20,7 @@ from pathlib import Path
 from lpd import cli
 from lpd.errors import InputError
 from lpd.files import atomic_path
+from scripts.order_figures.needed import matplotlib_needed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +47,8 @@ def run(config: PlotSweepConfig) -> None:
             matplotlib to draw with.
     """
     # After the flags: these import torch and matplotlib, which takes seconds.
-    try:
+    with matplotlib_needed():
         from scripts.sweep_figures.drawing import all_figures
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        raise InputError(
-            "drawing needs matplotlib: bash environment_setup.sh or pip install matplotlib"
-        ) from error
     from scripts.sweep_figures.points import read_points
 
     figures = all_figures(read_points([*dict.fromkeys(config.results)], config.plan_losses))
