@@ -54,7 +54,17 @@ def parse(config_class: type[ConfigT], description: str) -> ConfigT:
 
     Configurations stand in modules that import no torch, so that this takes no seconds.
     """
-    return _parse(config_class, description, sys.argv[1:], _program())
+    config, _ = _parse(config_class, description, sys.argv[1:], _program())
+    return config
+
+
+def parse_known(config_class: type[ConfigT], description: str) -> tuple[ConfigT, list[str]]:
+    """As :func:`parse`, for a program that passes the flags it does not know on to another one.
+
+    Returns:
+        The configuration, and the flags that are not its.
+    """
+    return _parse(config_class, description, sys.argv[1:], _program(), pass_on=True)
 
 
 def parse_mode(modes: Sequence[Mode]) -> tuple[Mode, Any]:
@@ -78,11 +88,13 @@ def parse_mode(modes: Sequence[Mode]) -> tuple[Mode, Any]:
         helps = [f"\n  {program} --{mode.flag} --help\n      {mode.description}" for mode in others]
         more = "\n\nWhat else it does, with flags of its own:" if others else ""
         text = more + "".join(helps)
-        return default, _parse(default.config, default.description, arguments, program, more=text)
+        config, _ = _parse(default.config, default.description, arguments, program, more=text)
+        return default, config
     (mode,) = asked
     if mode.is_switch:
         arguments = [each for each in arguments if "=" in each or not _is_flag(each, mode.flag)]
-    return mode, _parse(mode.config, mode.description, arguments, f"{program} --{mode.flag}")
+    config, _ = _parse(mode.config, mode.description, arguments, f"{program} --{mode.flag}")
+    return mode, config
 
 
 def _is_flag(argument: str, name: str | None) -> bool:
@@ -98,7 +110,8 @@ def _parse(
     program: str,
     *,
     more: str = "",
-) -> ConfigT:
+    pass_on: bool = False,
+) -> tuple[ConfigT, list[str]]:
     # Whoever reads what is printed may stop early, as `head` does: that is no mistake.
     before = signal.signal(signal.SIGPIPE, signal.SIG_DFL)
     try:
@@ -106,18 +119,27 @@ def _parse(
         arguments = [argument for argument in arguments if argument not in _DRY_RUN]
         if _HELP & set(arguments):  # whatever else is missing or wrong
             arguments = ["--help"]
-        config = tyro.cli(
-            config_class,
-            prog=program,
-            args=arguments,
-            description=f"{description} --dry_run prints the resolved configuration.{more}",
-            use_underscores=True,
-        )
+        told: dict[str, Any] = {
+            "prog": program,
+            "args": arguments,
+            "description": f"{description} --dry_run prints the resolved configuration.{more}",
+            "use_underscores": True,
+        }
+        others: list[str] = []
+        if pass_on:
+            config, others = tyro.cli(config_class, **told, return_unknown_args=True)
+        else:
+            config = tyro.cli(config_class, **told)
         if is_dry_run:
             resolved = getattr(config, "resolved", None)
-            print(json.dumps(resolved() if resolved else flatten(config), indent=2, default=str))
+            values = resolved() if resolved else flatten(config)
+            print(
+                json.dumps(
+                    {**values, **({"others": others} if pass_on else {})}, indent=2, default=str
+                )
+            )
             sys.exit(0)
-        return config
+        return config, others
     finally:
         sys.stdout.flush()
         signal.signal(signal.SIGPIPE, before)

@@ -1,9 +1,17 @@
-"""Fetch published weights from the hub to the paths that the scripts expect.
+"""Fetch published files to the paths that the scripts expect: weights and order files from the hub,
+and ADM's statistics of ImageNet.
 
-python scripts/download_weights.py tokenizer lpd_l_256
+python scripts/download_weights.py tokenizer lpd_l_256 reference_256
 python scripts/download_weights.py --all
+
+Every file's SHA-256 is recorded beside it. Those of the hub are compared with the hub's own; those
+of ADM's statistics are not known here, so only their checksums inside (of the ZIP format) are.
 """
 
+import http.client
+import urllib.error
+import urllib.request
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,79 +22,173 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from lpd import cli
 from lpd.errors import InputError
+from lpd.evaluation.published import ROWS, STATISTICS
 from lpd.files import atomic_path, sha256_of_file
+from lpd.progress import progress
 
 ROOT = Path(__file__).resolve().parents[1]
 CHECKSUMS = "SHA256SUMS"
+_SECONDS_OF_SILENCE = 60
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Published:
-    """A file on the hub and the folder it belongs to."""
+    """A file that somebody has published, and the folder it belongs to."""
 
-    repository: str
+    source: str
+    """A repository of the hub, or the file's address."""
     file: str
     folder: str
+    in_all: bool = True
+    """Whether --all means it too."""
 
     @property
     def path(self) -> Path:
         """Where it goes."""
         return ROOT / self.folder / self.file
 
+    @property
+    def is_on_hub(self) -> bool:
+        """Whether it comes from the hub."""
+        return "://" not in self.source
+
 
 PUBLISHED = {
     "tokenizer": Published("FoundationVision/LlamaGen", "vq_ds16_c2i.pt", "tokenizers"),
     **{
         name: Published(f"mit-han-lab/{name}", f"{name}.pth", "weights")
-        for name in ("lpd_l_256", "lpd_xl_256", "lpd_xxl_256", "lpd_l_512", "lpd_xl_512")
+        for name in dict.fromkeys(row.model for row in ROWS.values())
+    },
+    **{
+        f"reference_{img_size}": Published(each.url, each.file, "weights")
+        for img_size, each in STATISTICS.items()
+    },
+    # By the names that the published evaluation scripts read; nobody here has seen the repository.
+    **{
+        f"orders_{name}": Published(
+            "mit-han-lab/lpd_orders", f"{name}.json", "orders/lpd_orders_generated", in_all=False
+        )
+        for name in dict.fromkeys(row.orders for row in ROWS.values())
     },
 }
+_NAMES = ", ".join(PUBLISHED)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadConfig:
-    """Fetch published weights from the hub."""
+    """Fetch published weights, statistics and orders."""
 
-    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
-    """tokenizer, lpd_l_256, lpd_xl_256, lpd_xxl_256, lpd_l_512, lpd_xl_512."""
+    names: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(help=f"{_NAMES}.")] = ()
     all: bool = False
-    """All of them, about 15 GB."""
+    """All weights, some 15 GB, and ADM's statistics."""
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.names if name not in PUBLISHED]
         if unknown:
-            raise InputError(
-                f"unknown weights {', '.join(unknown)}: choose from {', '.join(PUBLISHED)}"
-            )
+            raise InputError(f"unknown weights {', '.join(unknown)}: choose from {_NAMES}")
         if not self.names and not self.all:
-            raise InputError(f"name what to fetch, or --all: {', '.join(PUBLISHED)}")
+            raise InputError(f"name what to fetch, or --all: {_NAMES}")
 
 
-def fetch(published: Published) -> str:
+def fetch(published: Published, folder: Path | None = None) -> str:
     """Fetch a file, with progress, going on with a part that is there; return its SHA-256.
 
-    The file's checksum is compared with the hub's and recorded beside it in ``SHA256SUMS``.
+    It is there whole or not at all, and its checksum is recorded beside it in ``SHA256SUMS``.
+
+    Args:
+        published: what to fetch.
+        folder: where it goes; by default where the scripts expect it.
 
     Raises:
-        InputError: the hub cannot be reached, or the file arrived damaged.
+        InputError: nobody can be reached, or the file arrived damaged.
     """
-    path = published.path
-    try:
-        # First: it alone turns every way of not reaching the hub into an OSError.
-        hf_hub_download(published.repository, published.file, local_dir=path.parent)
-        expected = get_hf_file_metadata(hf_hub_url(published.repository, published.file)).etag
-    except (HfHubHTTPError, OSError) as error:
-        raise InputError(
-            f"cannot fetch {published.file} of {published.repository}: {error}; check the network, "
-            f"or put the file at {path} by hand"
-        ) from error
+    path = published.path if folder is None else folder / published.file
+    if published.is_on_hub:
+        expected = _fetch_from_hub(published, path)
+    else:
+        expected = None
+        _fetch_archive(published, path)
     sha256 = sha256_of_file(path)
-    # The hub's tag of a large file is its SHA-256.
-    if expected is not None and len(expected) == 64 and sha256 != expected:
+    if expected is not None and sha256 != expected:
         path.unlink()
         raise InputError(f"{path} arrived damaged and was removed; run the same command again")
     record(path, sha256)
     return sha256
+
+
+def _fetch_from_hub(published: Published, path: Path) -> str | None:
+    """Fetch a file of the hub; return the SHA-256 that the hub has of it, where it has one."""
+    try:
+        # First: it alone turns every way of not reaching the hub into an OSError.
+        hf_hub_download(published.source, published.file, local_dir=path.parent)
+        tag = get_hf_file_metadata(hf_hub_url(published.source, published.file)).etag
+    except (HfHubHTTPError, OSError) as error:
+        raise _unreachable(published, path, error) from error
+    # The hub's tag of a large file is its SHA-256.
+    return tag if tag is not None and len(tag) == 64 else None
+
+
+def _fetch_archive(published: Published, path: Path) -> None:
+    """Fetch an ``.npz`` by its address, into a part beside it that a later call goes on with."""
+    part = path.with_name(f".{path.name}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        size = _download(published.source, part)
+    except (OSError, http.client.HTTPException) as error:
+        raise _unreachable(published, path, error) from error
+    if part.stat().st_size < size:
+        raise InputError(
+            f"{published.file} broke off after {part.stat().st_size} of {size} bytes; the same "
+            "command goes on from there"
+        )
+    if part.stat().st_size > size or not _is_whole_archive(part):
+        part.unlink()
+        raise InputError(f"{path} arrived damaged and was removed; run the same command again")
+    part.replace(path)
+
+
+def _download(url: str, part: Path) -> int:
+    """Add to a file what it lacks of what is at an address; return how large that is."""
+    start = part.stat().st_size if part.is_file() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={start}-"})  # noqa: S310
+    try:
+        response = urllib.request.urlopen(request, timeout=_SECONDS_OF_SILENCE)  # noqa: S310
+    except urllib.error.HTTPError as error:
+        # There is nothing behind the part: it was killed between its last byte and its renaming.
+        total = error.headers.get("Content-Range", "").rpartition("/")[2]
+        if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not total.isdigit():
+            raise
+        return int(total)
+    with response:
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:  # the server sends all of it anew
+            start = 0
+        size = start + int(response.headers["Content-Length"])
+        with (
+            part.open("ab" if start else "wb") as file,
+            progress(
+                desc=part.name[1:], total=size, initial=start, unit="B", unit_scale=True
+            ) as shown,
+        ):
+            while block := response.read(_BLOCK):
+                file.write(block)
+                shown.update(len(block))
+    return size
+
+
+def _is_whole_archive(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except zipfile.BadZipFile:
+        return False
+
+
+def _unreachable(published: Published, path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"cannot fetch {published.file} of {published.source}: {error}; check the network, "
+        f"or put the file at {path} by hand"
+    )
 
 
 def record(path: Path, sha256: str) -> None:
@@ -100,12 +202,13 @@ def record(path: Path, sha256: str) -> None:
 
 def run(config: DownloadConfig) -> None:
     """Fetch everything that was named."""
-    for name in PUBLISHED if config.all else config.names:
+    names = [name for name, each in PUBLISHED.items() if each.in_all] if config.all else []
+    for name in dict.fromkeys([*names, *config.names]):
         sha256 = fetch(PUBLISHED[name])
         print(f"{name}: {PUBLISHED[name].path.relative_to(ROOT)}, SHA-256 {sha256}")
 
 
 if __name__ == "__main__":
-    run_config = cli.parse(DownloadConfig, "Fetch published weights from the hub.")
+    run_config = cli.parse(DownloadConfig, "Fetch published weights, statistics and orders.")
     with cli.command():
         run(run_config)

@@ -27,6 +27,7 @@ from lpd.errors import InputError
 from lpd.files import atomic_path
 from lpd.options import Flat
 from lpd.orders.request import SweepOptions
+from scripts.order_figures.needed import matplotlib_needed
 from scripts.order_theory.settings import FieldOptions
 
 if TYPE_CHECKING:
@@ -89,14 +90,8 @@ def run(config: OrderLossConfig) -> None:
     from scripts.order_theory.measuring import PassRow, pass_rows
 
     if config.figure_file is not None:
-        try:
+        with matplotlib_needed():
             from scripts.order_theory.drawing import losses_figure
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] != "matplotlib":
-                raise
-            raise InputError(
-                "drawing needs matplotlib: bash environment_setup.sh or pip install matplotlib"
-            ) from error
     losses = measure(config)
     rows = [row for each in losses for row in pass_rows(each, config.field.label)]
     write_table(config.output_file, PassRow, rows)

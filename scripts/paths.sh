@@ -30,13 +30,17 @@ need() {
     fi
 }
 
-# orders DEFAULT: evaluate with pre-generated orders: those of ORDERS, or DEFAULT if it is there.
+# orders DEFAULT: evaluate with pre-generated orders: those of ORDERS, or DEFAULT.npz or DEFAULT.json
+# if it is there.
 orders() {
+    local suffix
     order_flags=()
     if [ -n "${ORDERS:-}" ]; then
         need "$ORDERS" ORDERS lpd_order_file "make it with orders/run_lpd_order.py"
         order_flags=(--lpd_order_file "$ORDERS")
-    elif [ -e "$1" ]; then
-        order_flags=(--lpd_order_file "$1")
+    else
+        for suffix in json npz; do
+            [ ! -e "$1.$suffix" ] || order_flags=(--lpd_order_file "$1.$suffix")
+        done
     fi
 }

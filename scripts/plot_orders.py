@@ -17,6 +17,7 @@ from lpd.orders.group_sizes import GroupSizeOptions
 from lpd.orders.plan import DecodePlan
 from lpd.orders.registry import examples, find_order, own_group_sizes
 from lpd.orders.request import OrderRequest
+from scripts.order_figures.needed import matplotlib_needed
 from scripts.order_figures.statistics import chosen_proximities, curve, nearest_distances
 
 FIGURE_SUFFIXES = (".png", ".pdf", ".svg")
@@ -90,15 +91,9 @@ def chosen_passes(asked: tuple[int, ...] | None, num_passes: int) -> tuple[int, 
 
 def run(config: PlotConfig) -> None:
     """Draw the figure and, if asked for, the animation."""
-    try:
+    with matplotlib_needed():
         from scripts.order_figures.animation import draw_frames, save_animation
         from scripts.order_figures.drawing import Picture, count_of, draw, name_of
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "matplotlib":
-            raise
-        raise InputError(
-            "drawing needs matplotlib: bash environment_setup.sh or pip install matplotlib"
-        ) from error
     main = config.options.order
     others = others_of(config)
     curve_kinds = [kind for kind in others if not find_order(kind).has_own_passes]

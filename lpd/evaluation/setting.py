@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from lpd.errors import InputError
+from lpd.evaluation.published import find_row
 from lpd.options import Flat, defaults
 from lpd.orders.group_sizes import GroupSizeOptions
 from lpd.orders.registry import find_order
@@ -66,7 +67,11 @@ class EvalConfig:
     num_workers: int = 4
     """Processes that read reference images, per process; 0 reads them in this one."""
     measure_speed: bool = False
-    """Measure latency at batch size 1 and throughput at --eval_bsz too."""
+    """Measure latency at batch size 1 and throughput at --throughput_bsz too."""
+    throughput_bsz: int | None = None
+    """Images at a time of the throughput; --eval_bsz by default, and at most that."""
+    published_row: str | None = None
+    """A row of the paper's table, such as lpd_l_256_20: the numbers are told beside it."""
     save_images: bool = False
     """Write every image as a PNG."""
     save_npz: bool = False
@@ -85,6 +90,10 @@ class EvalConfig:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.num_images > _MOST_IMAGES:
             raise InputError(f"num_images must be at most {_MOST_IMAGES}, got {self.num_images}")
+        if self.throughput_bsz is not None and self.throughput_bsz < 1:
+            raise InputError(f"throughput_bsz must be at least 1, got {self.throughput_bsz}")
+        if self.published_row is not None:
+            find_row(self.published_row)
         if self.num_workers < 0:
             raise InputError(f"num_workers must not be negative, got {self.num_workers}")
         if self.num_images < 2 and self.reference is not None:

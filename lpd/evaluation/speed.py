@@ -40,16 +40,18 @@ def measure_speed(
     *,
     sampling: SamplingConfig,
     seed: int,
+    batch_size: int | None = None,
     warmup: int = 2,
     repetitions: int = 5,
 ) -> Speed:
-    """Measure latency, and throughput at the generator's batch size.
+    """Measure latency and throughput.
 
     Args:
         generator: what is measured.
         source: order and group sizes.
         sampling: how tokens are drawn.
         seed: of the images that are generated.
+        batch_size: images at a time of the throughput, at most the generator's; None for that.
         warmup: runs before the clock starts: the first ones fill caches and choose kernels.
         repetitions: timed runs; at least 2.
     """
@@ -68,11 +70,12 @@ def measure_speed(
             seconds.append(time.perf_counter() - start)
         return seconds[warmup:]
 
-    alone, together = times(1), times(generator.batch_size)
+    together_size = min(batch_size or generator.batch_size, generator.batch_size)
+    alone, together = times(1), times(together_size)
     return Speed(
         latency_seconds=statistics.median(alone),
-        images_per_second=generator.batch_size / statistics.median(together),
-        batch_size=generator.batch_size,
+        images_per_second=together_size / statistics.median(together),
+        batch_size=together_size,
         repetitions=repetitions,
         latency_spread=_spread(alone),
         throughput_spread=_spread(together),

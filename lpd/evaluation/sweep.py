@@ -11,7 +11,7 @@ import torch
 from lpd import cli
 from lpd.distributed import World
 from lpd.errors import InputError
-from lpd.evaluation import metrics, report
+from lpd.evaluation import comparison, metrics, report
 from lpd.evaluation.chunks import (
     Chunk,
     ChunkMaker,
@@ -122,6 +122,10 @@ def run_evaluation(config: EvalConfig, world: World) -> list[SettingResult]:
     if world.is_main:
         results = report.write_results(config.output_dir, record, base)
         print(report.table(results))
+        if config.published_row is not None:
+            comparison.tell(
+                config.published_row, config.output_dir, results, record, config.reference
+            )
         print(f"numbers and pictures: {config.output_dir}")
     return world.broadcast(results)
 
@@ -327,10 +331,11 @@ class _Evaluation:
                 folder / STATISTICS_NAME,
                 Reference(statistics=samples.statistics, spatial=samples.spatial_statistics),
             )
-        report.write_result(folder, result)
         if not self.config.keep_features:
             for path, chunk in zip(files.values(), chunks, strict=True):
                 chunk.without_features().save(path)
+        # Last: who finds it takes the setting for complete.
+        report.write_result(folder, result)
 
     def _measure_speed(self) -> None:
         for name, setting in progress(self.settings.items(), desc="speed", unit="setting"):
@@ -338,7 +343,11 @@ class _Evaluation:
             assert result is not None
             if result.latency_seconds is None:
                 speed = measure_speed(
-                    self.generator, setting.source, sampling=setting.sampling, seed=setting.seed
+                    self.generator,
+                    setting.source,
+                    sampling=setting.sampling,
+                    seed=setting.seed,
+                    batch_size=self.config.throughput_bsz,
                 )
                 report.write_result(self._folder(name), result.with_speed(speed))
 

@@ -1,5 +1,6 @@
 """What two runs of a program have left that should be the same."""
 
+import csv
 import dataclasses
 import json
 import re
@@ -7,8 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
+from lpd.evaluation.report import METRICS_NAME, RESULTS_NAME, TABLE_NAME
 from lpd.files import read_json, sha256_of_file
 from lpd.locks import LOCK_NAME
 from lpd.training.checkpoint import MANIFEST, checkpoints_in
@@ -17,8 +20,10 @@ from scripts.fault_drill.saves import is_temporary
 _CHECKPOINTS = "checkpoints"
 _TENSORBOARD = "tensorboard"  # names and times of its own in every run
 _LOG = "log.jsonl"
-# Numbers of a log that say how fast a run was, and not what it did.
-_TIMED = re.compile(r"seconds_per_step|images_per_second|share_|mfu|memory_gib")
+# Numbers that say how fast a run was, and not what it did.
+_TIMED = re.compile(
+    r"seconds_per_|images_per_second|share_|mfu|memory_gib|\w+_seconds$|seconds$|latency_|throughput_"
+)
 # torch writes the name of the folder and a random number into it.
 _METADATA = ".metadata"
 
@@ -70,5 +75,20 @@ def _content(path: Path) -> Any:
         return manifest
     if path.name == _LOG:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [{k: v for k, v in line.items() if not _TIMED.match(k)} for line in lines]
+        return _without_times(lines)
+    if path.name in (METRICS_NAME, RESULTS_NAME):
+        return _without_times(read_json(path))
+    if path.name == TABLE_NAME:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [_without_times(row) for row in csv.DictReader(file)]
+    if path.parent.name == "chunks":
+        with np.load(path, allow_pickle=False) as content:
+            return {k: v.tobytes() for k, v in content.items() if not _TIMED.match(k)}
     return sha256_of_file(path)
+
+
+def _without_times(value: Any) -> Any:
+    """What JSON holds, without what says how fast it was."""
+    if isinstance(value, dict):
+        return {k: _without_times(v) for k, v in value.items() if not _TIMED.match(k)}
+    return [_without_times(each) for each in value] if isinstance(value, list) else value

@@ -11,10 +11,11 @@ from lpd.weights import CONFIG_NAME, WEIGHTS_NAME
 from scripts.fault_drill.processes import Started
 from scripts.fault_drill.saves import Watch
 from scripts.quickstart.make_digits import DONE_NAME
+from scripts.quickstart.train_classifier import RESULT_NAME
 from scripts.quickstart.train_tokenizer import LOG_NAME
 
 SHARED = "training_x2"
-NAMES = ("caching", "training", "orders", SHARED)
+NAMES = ("caching", "training", "orders", "evaluation", SHARED)
 
 TOKENIZER_STEPS = 20  # what it learns does not matter here
 EPOCHS = 8
@@ -32,6 +33,12 @@ class Data:
     """A folder of images to cache."""
     cache: Path
     """The codes of a few images, to learn."""
+    model: Path
+    """A model that has hardly learned anything, to evaluate."""
+    classifier: Path
+    """What evaluates it."""
+    digits: Path
+    """The images to compare with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +89,7 @@ def programs(data: Data, *, scale: float = 1.0) -> dict[str, Program]:
         output_flag="--output_dir",
         saves_in=(".", "checkpoints", "model", "model_ema"),
     )
+    settings = [f"{order}_16{cfg}" for order in ("lpd", "random") for cfg in ("", "_cfg_3")]
     return {
         "caching": Program(
             command=(
@@ -98,6 +106,18 @@ def programs(data: Data, *, scale: float = 1.0) -> dict[str, Program]:
             ),
             output_flag="--output_file",
             output="orders.npz",
+        ),
+        "evaluation": Program(
+            command=(
+                *("main_eval.py", "--pretrained_ckpt", str(data.model), "--img_size", "32"),
+                *("--vqgan_path", str(data.tokenizer), "--reference", str(data.digits)),
+                *("--feature_extractor", str(data.classifier), "--num_workers", "0"),
+                *("--num_images", str(max(40, round(400 * scale))), "--chunk_size", "20"),
+                *("--eval_bsz", "10", "--order", "lpd", "random", "--generation_steps", "16"),
+                *("--repulsion_threshold", "1", "--cfg", "1", "3", "--device", "cpu"),
+            ),
+            output_flag="--output_dir",
+            saves_in=(".", *settings, *(f"{setting}/chunks" for setting in settings)),
         ),
         SHARED: _shared(training),
     }
@@ -127,6 +147,7 @@ def prepare(folder: Path, quickstart: Path, *, copies: int = COPIES) -> Data:
         InputError: one of the programs that make it failed.
     """
     digits, tokenizer = quickstart / "digits", quickstart / "tokenizer"
+    classifier = quickstart / "classifier"
     if not ((digits / DONE_NAME).is_file() and is_tokenizer(tokenizer)):
         digits, tokenizer = folder / "digits", folder / "tokenizer"
         run_to_the_end(
@@ -150,7 +171,33 @@ def prepare(folder: Path, quickstart: Path, *, copies: int = COPIES) -> Data:
         ),
         folder,
     )
-    return Data(tokenizer=tokenizer.resolve(), many=many.resolve(), cache=cache.resolve())
+    if missing(classifier / name for name in (RESULT_NAME, WEIGHTS_NAME, CONFIG_NAME)):
+        classifier = folder / "classifier"
+        run_to_the_end(
+            (
+                *("scripts/quickstart/train_classifier.py", "--data_path", str(digits.resolve())),
+                *("--output_dir", str(classifier.resolve()), "--epochs", "1"),
+            ),
+            folder,
+        )
+    trained = folder / "trained"
+    run_to_the_end(
+        (
+            *("main_train.py", "--model", "lpd_tiny", "--img_size", "32", "--epochs", "1"),
+            *("--cached_path", str(cache.resolve()), "--output_dir", str(trained.resolve())),
+            *("--batch_size", "8", "--lr_schedule", "cosine", "--warmup_epochs", "0"),
+            *("--device", "cpu"),
+        ),
+        folder,
+    )
+    return Data(
+        tokenizer=tokenizer.resolve(),
+        many=many.resolve(),
+        cache=cache.resolve(),
+        model=(trained / "model").resolve(),
+        classifier=classifier.resolve(),
+        digits=digits.resolve(),
+    )
 
 
 def is_tokenizer(folder: Path) -> bool:
@@ -171,7 +218,8 @@ def run_to_the_end(command: tuple[str, ...], folder: Path) -> None:
     with Started((sys.executable, *command), folder / "prepare.log") as started:
         started.wait(math.inf)
         if started.exit_code:
-            raise InputError(f"{command[0]} failed: {started.last_line}")
+            log = folder / "prepare.log"
+            raise InputError(f"{command[0]} failed, see {log}: {started.last_line}")
 
 
 def _link(digits: Path, folder: Path, copies: int, most: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Kill caching, training and the making of orders at random moments, and compare the results.
+"""Kill caching, training, evaluation and the making of orders at random moments, and compare.
 
 Each program is run once undisturbed, then again, killed many times and started by the same command
 each time. In the end every file that counts must be the same, byte for byte. A kill waits until the

@@ -114,6 +114,14 @@ def difference_of_numbers(first: Floats, second: Floats) -> Difference:
     )
 
 
+def difference_of_estimate(estimate: Estimate, repeats: int) -> Difference:
+    """Of what was repeated otherwise than by training, such as with seeds of sampling or image by
+    image: the repeats stand where trainings are."""
+    return Difference(
+        value=estimate.value, over_trainings=estimate.error, over_images=0.0, trainings=repeats
+    )
+
+
 def sentence(
     what: str,
     where: Sequence[str],

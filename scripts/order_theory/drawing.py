@@ -11,15 +11,11 @@ from matplotlib.figure import Figure
 
 from lpd.likelihood import Estimate
 from scripts.order_figures.drawing import STYLE
-from scripts.order_figures.styles import OrderStyle, styles_of
+from scripts.order_figures.styles import OrderStyle, styles_of_lines
 from scripts.order_theory.measuring import Measured
 
 DPI = 110
 _LEAST_NATS = 1e-7  # in a pass: whatever is below does not matter
-# For several lines of one order, which differ in thresholds or group sizes.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A7A")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_LINES = ("-", "--", ":", "-.")
 
 
 def losses_figure(losses: Sequence[Measured], covariance: str) -> Figure:
@@ -32,7 +28,7 @@ def losses_figure(losses: Sequence[Measured], covariance: str) -> Figure:
     by_name: dict[str, list[Measured]] = {}
     for each in losses:
         by_name.setdefault(each.name, []).append(each)
-    looks = _looks(by_name)
+    looks = styles_of_lines({n: each[0].source.order.kind for n, each in by_name.items()})
     with mpl.rc_context({**STYLE, "font.size": 10, "axes.titlesize": 11, "axes.grid": True}):
         figure = Figure(figsize=(10, 4.4), dpi=DPI, layout="constrained")
         left, right = figure.subplots(1, 2)
@@ -63,22 +59,6 @@ def losses_figure(losses: Sequence[Measured], covariance: str) -> Figure:
 
 def _num_passes(measured: Measured) -> int:
     return len(measured.source.group_sizes)
-
-
-def _looks(by_name: dict[str, list[Measured]]) -> dict[str, OrderStyle]:
-    """Orders look as in other figures, unless one has several lines."""
-    kinds = {name: each[0].source.order.kind for name, each in by_name.items()}
-    if len(set(kinds.values())) == len(kinds):
-        styles = styles_of(kinds.values())
-        return {name: styles[kind] for name, kind in kinds.items()}
-    return {
-        name: OrderStyle(
-            colour=_COLOURS[place % len(_COLOURS)],
-            marker=_MARKERS[place % len(_MARKERS)],
-            line=_LINES[place % len(_LINES)],
-        )
-        for place, name in enumerate(by_name)
-    }
 
 
 def _total_line(axis: Axes, losses: Sequence[Measured], look: OrderStyle) -> None:

@@ -100,47 +100,9 @@ def loss_curves(
     return figure
 
 
-def quality_curves(
-    lines: dict[str, dict[str, dict[str, float]]],
-    points: dict[str, dict[str, dict[str, float]]],
-    metrics: dict[str, str],
-) -> Figure:
-    """Metrics by number of passes.
-
-    Args:
-        lines: per order and number of passes the numbers; these are joined by a line.
-        points: the same, shown as larger points.
-        metrics: the numbers to show, and what they are called.
-    """
-    both = {**lines, **points}
-    styles = styles_of(both)
-    with mpl.rc_context(_STYLE):
-        figure, axes = plt.subplots(1, len(metrics), figsize=(8, 3.5))
-        for axis, (metric, label) in zip(axes, metrics.items(), strict=True):
-            for order, by_steps in both.items():
-                steps = sorted(map(int, by_steps))
-                axis.plot(
-                    steps,
-                    [by_steps[str(step)][metric] for step in steps],
-                    marker=styles[order].marker,
-                    markersize=4 if order in lines else 7,
-                    linestyle="-" if order in lines else "none",
-                    color=styles[order].colour,
-                    label=find_order(order).label,
-                )
-            ticks = sorted({int(step) for by_steps in lines.values() for step in by_steps})
-            axis.set_xscale("log", base=2)
-            axis.set_xticks(ticks, ticks)
-            axis.set(xlabel="passes", title=label)
-        figure.legend(
-            *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False
-        )
-    return figure
-
-
 def plan_losses(plans: list[dict[str, Any]]) -> Figure:
     """What decoding real digits costs by number of passes, and how much more than in the first
-    order.
+    order, with two standard errors over the digits.
 
     Args:
         plans: what ``main_eval.py --plan_loss`` tells of each.
@@ -161,14 +123,14 @@ def plan_losses(plans: list[dict[str, Any]]) -> Figure:
                 "color": styles[order].colour,
                 "label": find_order(order).label,
             }
-            axes[0].plot(steps, [each["nats_per_image"] for each in numbers], **look)
-            axes[1].errorbar(
-                steps,
-                [each["more_than_first"] for each in numbers],
-                [2 * each["more_than_first_error"] for each in numbers],
-                capsize=3,
-                **look,
-            )
+            for axis, name in zip(axes, ("nats_per_image", "more_than_first"), strict=True):
+                axis.errorbar(
+                    steps,
+                    [each[name] for each in numbers],
+                    [2 * each[f"{name}_error"] for each in numbers],
+                    capsize=3,
+                    **look,
+                )
         titles = ("nats per image", f"more than {find_order(first).label} order, nats")
         for axis, title in zip(axes, titles, strict=True):
             axis.set_xscale("log", base=2)

@@ -2,12 +2,14 @@
 
 import html
 import json
+import math
 import os
 import platform
 import resource
 import shlex
 import string
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,39 +26,51 @@ from lpd.evaluation.plan_loss_report import LOSSES_NAME
 from lpd.evaluation.report import RESULTS_NAME, read_results
 from lpd.files import read_json, write_json
 from lpd.generation import ImageGenerator
+from lpd.likelihood import Estimate
 from lpd.orders.files import load_orders
 from lpd.orders.locality import LocalityConfig
 from lpd.orders.registry import LOCALITY_NAME, OrderConfig, find_order
 from lpd.orders.request import PlanSource
 from lpd.pretrained import load_model
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
-from scripts.order_figures.drawing import pass_maps
+from scripts.order_figures.drawing import count_of, pass_maps
+from scripts.order_study.claims import Difference, difference_of_estimate, sentence
 from scripts.quickstart import figures
 from scripts.quickstart.run import (
     COMPARED_ORDERS,
+    EVALUATION_NAME,
+    FIGURES_NAME,
+    GUIDANCE,
+    GUIDANCES,
     ORDER_MIX,
-    OTHER_ORDERS,
     PLAN_LOSSES_NAME,
+    SEEDS,
+    SHOWN_ORDERS,
     SHOWN_STEPS,
 )
 from scripts.quickstart.times import SETUP_NAME, StageTime, read_times
+from scripts.sweep_figures.points import LATENCY, PASSES, SECONDS, Point, read_points
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
-METRICS = {
-    "fid": "FID (lower is better)",
-    "inception_score": "inception score (10 at most)",
-    "class_accuracy": "class accuracy",
-}
 HONESTY = (
     "This is the real system at toy size: every stage is the code that runs on ImageNet, but the "
     "images have {num_codes} codes instead of 256, the transformer has {parameters:.2f} million "
     "parameters instead of 337 million, and training takes minutes. FID and inception score use a "
     "small classifier trained on these digits, so they compare the rows of this page with each "
-    "other and with nothing else; with {num_images} images per row, small differences are noise. "
+    "other and with nothing else. Generated digits are measured with {seeds} seeds of {num_images} "
+    "images each, and numbers are their means ± one standard error; the model is that of one "
+    "training, and another would differ by more than these errors. "
     "The published gain of the locality-aware order is measured on ImageNet, with groups of up to "
     "20 of 256 codes; on {grid} codes there is little room to keep the cells of a pass apart, and "
-    "the orders may come out close. Seconds per image on a CPU follow the number of codes more "
-    "than the number of passes; on a GPU passes cost more than codes, and few passes pay off."
+    "the orders may come out close. Seconds per image in large batches on a CPU follow the number "
+    "of codes more than the number of passes; one image alone is the faster for fewer passes, as "
+    "is everything on a GPU, where passes cost more than codes."
+)
+RULE = (
+    "Differences are taken seed by seed. Below two standard errors they are noise; they are "
+    "claimed, as lower or higher, beyond {needed:.1f}, for a spread of {seeds} seeds is known "
+    "badly (95%, by Student's distribution, and each for itself: of twenty that are nothing, one "
+    "is claimed)."
 )
 
 
@@ -79,15 +93,18 @@ class Quickstart:
         self.generator = ImageGenerator(model, tokenizer)
         self.model = model.config
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        evaluations = ("evaluation", f"evaluation_{SHOWN_STEPS}", "evaluation_other_orders")
-        self.settings = read_json(folder / evaluations[0] / RESULTS_NAME)["settings"]
-        numbers: dict[str, dict[str, Any]] = {}
-        for name in evaluations:
-            for result in read_results(folder / name):
-                by_steps = numbers.setdefault(result.order, {})
-                by_steps[str(result.generation_steps)] = result.flat()
-        self.orders = {order: numbers[order] for order in COMPARED_ORDERS}
-        self.other_orders = {order: numbers[order] for order in OTHER_ORDERS}
+        evaluation = folder / EVALUATION_NAME
+        self.settings = read_json(evaluation / RESULTS_NAME)["settings"]
+        self._results = read_results(evaluation)
+        points = read_points([evaluation])
+        usual = [point for point in points if point.values["cfg"] == GUIDANCE]
+        self.compared = [each for each in usual if each.values["order"] in COMPARED_ORDERS]
+        self.others = [each for each in usual if each.values["order"] not in COMPARED_ORDERS]
+        self.guided = [
+            each
+            for each in points
+            if (each.values["order"], each.values[PASSES]) == (LOCALITY_NAME, SHOWN_STEPS)
+        ]
         self.classifier = read_json(folder / "classifier" / "accuracy.json")
         self.tokenizer_training = read_json(folder / "tokenizer" / "training.json")
         self.plan_losses = read_json(folder / PLAN_LOSSES_NAME / LOSSES_NAME)["plans"]
@@ -123,31 +140,63 @@ class Quickstart:
 
     def generated(self, order: str, count: int) -> figures.Pixels:
         """The first images of the shown setting: (count, 3, S, S); image i is of class i mod C."""
-        evaluation = self.folder / f"evaluation_{SHOWN_STEPS}"
         return self.generator.decode(
             read_codes(
-                evaluation / f"{order}_{SHOWN_STEPS}",
+                self.folder / EVALUATION_NAME / f"{order}_{SHOWN_STEPS}",
                 num_images=self.settings["num_images"],
                 old_size=self.settings["chunk_size"],
             )[:count]
         )
 
+    def at(self, order: str, steps: int) -> Point:
+        """An order in a number of passes."""
+        (point,) = (
+            each
+            for each in self.compared
+            if (each.values["order"], each.values[PASSES]) == (order, steps)
+        )
+        return point
+
+    def compare(
+        self, number: str, first: Mapping[str, Any], second: Mapping[str, Any]
+    ) -> Difference:
+        """How a number differs between two settings, seed by seed.
+
+        Args:
+            number: its key.
+            first: the values of
+                :attr:`lpd.evaluation.report.SettingResult.setting` that single out the one.
+            second: those of the other.
+        """
+        numbers = [
+            np.array(
+                [
+                    each.metrics[number]
+                    for each in sorted(self._results, key=lambda each: each.seed or 0)
+                    if values.items() <= each.setting.items()
+                ],
+                dtype=np.float64,
+            )
+            for values in (first, second)
+        ]
+        return difference_of_estimate(Estimate.of(numbers[0] - numbers[1]), len(SEEDS))
+
     def passes(self) -> dict[str, npt.NDArray[np.int64]]:
         """Per order (n, N) the pass of each cell, of the images of the shown setting."""
-        shown = self.orders[LOCALITY_NAME][str(SHOWN_STEPS)]
-        sizes = tuple(shown["group_sizes"])
+        shown = self.at(LOCALITY_NAME, SHOWN_STEPS).values
         images = np.arange(shown["num_images"])
         locality = LocalityConfig(
             proximity_threshold=self.settings["proximity_threshold"],
             repulsion_threshold=self.settings["repulsion_threshold"],
         )
+        # The evaluation has made the same orders as it needed them.
         file = load_orders(self.folder / f"orders_lpd_{SHOWN_STEPS}.npz")
         passes = {}
-        for order in COMPARED_ORDERS:
+        for order in SHOWN_ORDERS:
             source = PlanSource(
                 order=OrderConfig(kind=order, locality=locality),
                 grid=self.model.grid,
-                group_sizes=sizes,
+                group_sizes=shown["group_sizes"],
                 order_file=file if order == LOCALITY_NAME else None,
             )
             passes[order] = source.plan(self.settings["seed"], images).pass_of_cell
@@ -186,29 +235,43 @@ def command_lines(times: dict[str, StageTime]) -> str:
     return "\n".join(lines)
 
 
-def quality_table(orders: dict[str, dict[str, Any]]) -> str:
-    """A row per order and number of passes."""
-    header = ["order", "passes", "FID", "inception score", "class accuracy", "ms per image"]
+def quality_table(points: Sequence[Point]) -> str:
+    """A row per setting: means and their standard errors."""
+    columns = {
+        "FID": ("fid", 1.0, 2),
+        "inception score": ("inception_score", 1.0, 2),
+        "class accuracy": ("class_accuracy", 1.0, 3),
+        "ms per image": (SECONDS, 1e3, 1),
+        "ms for one alone": (LATENCY, 1e3, 0),
+    }
     rows = [
         [
-            find_order(order).label,
-            steps,
-            f"{numbers['fid']:.2f}",
-            f"{numbers['inception_score']:.2f}",
-            f"{numbers['class_accuracy']:.3f}",
-            f"{numbers['seconds_per_image'] * 1e3:.1f}",
+            find_order(point.values["order"]).label,
+            str(point.values[PASSES]),
+            *(
+                with_error(point.numbers[key], scale, digits)
+                for key, scale, digits in columns.values()
+            ),
         ]
-        for order, by_steps in orders.items()
-        for steps, numbers in sorted(by_steps.items(), key=lambda item: -int(item[0]))
+        for point in points
     ]
-    return table(header, rows)
+    return table(["order", "passes", *columns], rows)
+
+
+def with_error(estimate: Estimate, scale: float = 1.0, digits: int = 2) -> str:
+    """A mean ± its standard error, where there is one."""
+    text = f"{scale * estimate.value:.{digits}f}"
+    if not math.isfinite(estimate.error):
+        return text
+    return f"{text} ± {scale * estimate.error:.{digits}f}"
 
 
 def make_pictures(quickstart: Quickstart) -> dict[str, bytes]:
     """All pictures of the report: PNG files by name, and the animation, a GIF."""
     grid, num_classes = quickstart.model.grid, quickstart.model.num_classes
     passes, real = quickstart.passes(), quickstart.real(2)
-    generated = {order: quickstart.generated(order, 4 * num_classes) for order in COMPARED_ORDERS}
+    sweep = quickstart.folder / FIGURES_NAME
+    generated = {order: quickstart.generated(order, 4 * num_classes) for order in SHOWN_ORDERS}
     blocks = {
         "real": real,
         "reconstructed": quickstart.reconstructed(real),
@@ -229,49 +292,125 @@ def make_pictures(quickstart: Quickstart) -> dict[str, bytes]:
         "animation": figures.animation_bytes(frames),
         "samples": figures.figure_bytes(figures.samples_by_class(blocks)),
         "maps": figures.figure_bytes(pass_maps(passes, grid)),
-        "quality": figures.figure_bytes(
-            figures.quality_curves(quickstart.orders, quickstart.other_orders, METRICS)
-        ),
+        **{name: (sweep / f"{name}.png").read_bytes() for name in ("passes", "guidance", "speed")},
         "plan_losses": figures.figure_bytes(figures.plan_losses(quickstart.plan_losses)),
         "losses": figures.figure_bytes(figures.loss_curves(curves, held_out)),
     }
+
+
+def quality_claims(quickstart: Quickstart) -> list[str]:
+    """What may be said of the FID of orders and numbers of passes: a sentence each."""
+    steps = sorted({point.values[PASSES] for point in quickstart.compared}, reverse=True)
+
+    def fid(first: tuple[str, int], second: tuple[str, int], cfg: float = GUIDANCE) -> Difference:
+        ways = [{"order": order, PASSES: each} for order, each in (first, second)]
+        return quickstart.compare("fid", {**ways[0], "cfg": cfg}, {**ways[1], "cfg": GUIDANCE})
+
+    orders = [
+        sentence(
+            f"In locality-aware order, compared with {find_order(other).label} order, FID is",
+            [f"in {count_of(each)}" for each in steps],
+            [fid((LOCALITY_NAME, each), (other, each)) for each in steps],
+        )
+        for other in COMPARED_ORDERS
+        if other != LOCALITY_NAME
+    ]
+    fewer = sentence(
+        f"In fewer than {steps[0]} passes of the locality-aware order, FID is",
+        [f"in {each}" for each in steps[1:]],
+        [fid((LOCALITY_NAME, each), (LOCALITY_NAME, steps[0])) for each in steps[1:]],
+    )
+    return [*orders, fewer]
+
+
+def guidance_claim(quickstart: Quickstart) -> str:
+    """What may be said of the FID of other scales of guidance."""
+    shown = {"order": LOCALITY_NAME, PASSES: SHOWN_STEPS}
+    others = [cfg for cfg in GUIDANCES if cfg != GUIDANCE]
+    return sentence(
+        f"Compared with guidance {GUIDANCE:g}, FID is",
+        ["without guidance" if cfg == 1 else f"with {cfg:g}" for cfg in others],
+        [
+            quickstart.compare("fid", {**shown, "cfg": cfg}, {**shown, "cfg": GUIDANCE})
+            for cfg in others
+        ],
+    )
+
+
+def loss_claims(plans: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What may be said of the losses of orders, digit by digit: a sentence for each but the
+    first."""
+    first, *others = dict.fromkeys(plan["order"] for plan in plans)
+    sentences = []
+    for other in others:
+        own = [plan for plan in plans if plan["order"] == other]
+        sentences.append(
+            sentence(
+                f"In {find_order(other).label} order, compared with {find_order(first).label} "
+                "order, the loss is",
+                [f"in {count_of(plan['generation_steps'])}" for plan in own],
+                [
+                    difference_of_estimate(
+                        Estimate(
+                            value=plan["more_than_first"], error=plan["more_than_first_error"]
+                        ),
+                        plan["images"],
+                    )
+                    for plan in own
+                ],
+                unit="nats",
+                digits=1,
+            )
+        )
+    return sentences
+
+
+def more_than_first(plan: Mapping[str, Any]) -> Estimate:
+    """How many more nats a plan costs than that of the first order."""
+    return Estimate(value=plan["more_than_first"], error=plan["more_than_first_error"])
 
 
 def page_texts(quickstart: Quickstart) -> dict[str, str]:
     """The words of the page that depend on what was measured."""
     grid = f"{quickstart.model.grid[0]} x {quickstart.model.grid[1]}"
     num_codes = quickstart.model.num_positions
-    shown = quickstart.orders[LOCALITY_NAME][str(SHOWN_STEPS)]
+    shown = quickstart.at(LOCALITY_NAME, SHOWN_STEPS)
+    accuracy = shown.numbers["class_accuracy"]
+    rule = difference_of_estimate(accuracy, len(SEEDS))
     return {
         "summary": (
             f"Real digits were turned into {grid} codes by a VQ tokenizer trained on them; a "
             "transformer learned to predict any set of codes from any other; and new digits were "
             f"decoded several codes at a time. In {SHOWN_STEPS} passes of the locality-aware order "
             f"instead of {num_codes}, a classifier trained on real digits recognises "
-            f"{shown['class_accuracy']:.1%} of the generated ones as what they were meant to be "
+            f"{with_error(accuracy, 100, 1)}% of the generated ones as what they were meant to be "
             f"({quickstart.classifier['accuracy']:.1%} of held-out real ones)."
         ),
         "honesty": HONESTY.format(
             num_codes=num_codes,
             parameters=quickstart.num_parameters / 1e6,
-            num_images=shown["num_images"],
+            num_images=shown.values["num_images"],
+            seeds=shown.seeds,
             grid=grid,
         ),
         "num_codes": str(num_codes),
         "grid": grid,
-        "animation_rows": ", ".join(find_order(order).label for order in COMPARED_ORDERS),
+        "animation_rows": ", ".join(find_order(order).label for order in SHOWN_ORDERS),
         "shown_steps": str(SHOWN_STEPS),
-        "quality_caption": (
-            f"{shown['num_images']} images per point, classifier-free guidance "
-            f"{quickstart.settings['cfg']}. {num_codes} passes decode one code at a time."
-        ),
-        "quality_table": quality_table(quickstart.orders),
+        "guidance_scale": f"{GUIDANCE:g}",
+        "seeds": str(shown.seeds),
+        "quality_table": quality_table(quickstart.compared),
+        "other_orders_table": quality_table(quickstart.others),
+        "quality_claims": paragraphs(quality_claims(quickstart)),
+        "guidance_claim": paragraphs([guidance_claim(quickstart)]),
+        "loss_claims": paragraphs(loss_claims(quickstart.plan_losses)),
+        "rule": html.escape(RULE.format(seeds=rule.trainings, needed=rule.needed)),
         "plan_losses_caption": (
-            f"{quickstart.plan_losses[0]['images']} held-out digits. Right: the same digits in two "
-            "orders, with two standard errors over the digits; they say nothing of how another "
-            f"training would come out. The model was trained on the orders {ORDER_MIX}."
+            f"{quickstart.plan_losses[0]['images']} held-out digits; bars are two standard errors "
+            "over the digits. Right: the same digits in two orders, so that what makes some digits "
+            "dearer than others drops out. The errors say nothing of how another training would "
+            f"come out. The model was trained on the orders {ORDER_MIX}."
         ),
-        "other_orders_table": quality_table(quickstart.other_orders),
         "training_caption": (
             f"Tokenizer: held-out PSNR {quickstart.tokenizer_training['psnr']:.1f} dB, "
             f"{quickstart.tokenizer_training['codebook_usage']:.0%} of the codes in use. "
@@ -283,6 +422,29 @@ def page_texts(quickstart: Quickstart) -> dict[str, str]:
             "largest process."
         ),
     }
+
+
+def paragraphs(sentences: Sequence[str]) -> str:
+    """Sentences as paragraphs of a page."""
+    return "\n".join(f"<p>{html.escape(each)}</p>" for each in sentences)
+
+
+def by_order(points: Sequence[Point]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """By order and number of passes the means, and by ``NAME_error`` their standard errors."""
+    orders: dict[str, dict[str, dict[str, float | None]]] = {}
+    for point in points:
+        numbers = orders.setdefault(point.values["order"], {})
+        numbers[str(point.values[PASSES])] = numbers_of(point)
+    return orders
+
+
+def numbers_of(point: Point) -> dict[str, float | None]:
+    """The means, and by ``NAME_error`` their standard errors."""
+    numbers: dict[str, float | None] = {}
+    for name, each in point.numbers.items():
+        numbers[name] = each.value
+        numbers[f"{name}_error"] = each.error if math.isfinite(each.error) else None
+    return numbers
 
 
 def write_report(config: ReportConfig) -> None:
@@ -312,7 +474,9 @@ def write_report(config: ReportConfig) -> None:
         config.output_dir / RESULTS_NAME,
         {
             "settings": quickstart.settings,
-            "orders": {**quickstart.orders, **quickstart.other_orders},
+            "seeds": len(SEEDS),
+            "orders": by_order([*quickstart.compared, *quickstart.others]),
+            "guidance": {f"{p.values['cfg']:g}": numbers_of(p) for p in quickstart.guided},
             "plan_losses": quickstart.plan_losses,
             "classifier_accuracy_on_real_digits": quickstart.classifier["accuracy"],
             "tokenizer_psnr": quickstart.tokenizer_training["psnr"],

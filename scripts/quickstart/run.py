@@ -21,14 +21,15 @@ from lpd import cli
 from lpd.errors import InputError
 from lpd.orders.locality import LocalityConfig
 from lpd.orders.mixture import RANDOM_NAME
-from lpd.orders.registry import LOCALITY_NAME, examples
+from lpd.orders.registry import LOCALITY_NAME, examples, find_order
 from scripts.quickstart.times import SETUP_NAME, StageTime, read_times, write_times
 
 ROOT = Path(__file__).resolve().parents[2]
 # glibc otherwise returns large blocks to the system and faults them in again at every step.
 ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296"}
 
-PLAN_LOSSES_NAME = "plan_losses"  # a folder
+# Folders that the report reads.
+PLAN_LOSSES_NAME, EVALUATION_NAME, FIGURES_NAME = "plan_losses", "evaluation", "figures"
 SHOWN_STEPS = 16  # the number of passes whose orders are pre-generated and drawn
 GRID = (8, 8)  # of codes
 # The published threshold of repulsion keeps cells of 16 x 16 apart.
@@ -36,11 +37,14 @@ LOCALITY = LocalityConfig(repulsion_threshold=1)
 # scripts/study_orders.py finds a lower loss of locality-aware decoding for it. Of generated digits
 # it settles nothing; where their FID leans, it leans to random orders alone.
 ORDER_MIX = f"{RANDOM_NAME}:0.5 {LOCALITY_NAME}:0.5"
-COMPARED_ORDERS = ("raster", RANDOM_NAME, LOCALITY_NAME)  # at several numbers of passes
+COMPARED_ORDERS = ("raster", RANDOM_NAME, "halton", LOCALITY_NAME)  # at several numbers of passes
+SHOWN_ORDERS = ("raster", RANDOM_NAME, LOCALITY_NAME)  # pass by pass
 # Whose losses on held-out digits are measured: differences are to the first.
 MEASURED_ORDERS = (RANDOM_NAME, "halton", LOCALITY_NAME, "raster")
-# At one number of passes each: their own, or else SHOWN_STEPS.
-OTHER_ORDERS = tuple(name for name in examples(GRID) if name not in COMPARED_ORDERS)
+OTHER_ORDERS = tuple(name for name in examples(GRID) if find_order(name).has_own_passes)
+SEEDS = (0, 1, 2)  # of generated digits
+GUIDANCE = 3.0
+GUIDANCES = (1.0, 1.5, GUIDANCE, 5.0)  # of the locality-aware order in SHOWN_STEPS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +61,8 @@ class QuickstartConfig:
     """Passes of the LPD transformer's training over the digits."""
     generation_steps: tuple[int, ...] = (64, 8, 4)
     """Numbers of passes to compare, beside 16."""
-    num_images: int = 1000
-    """Generated images per order and number of passes."""
+    num_images: int = 500
+    """Generated images per setting and seed."""
 
     def __post_init__(self) -> None:
         if self.num_images < 40:
@@ -88,9 +92,14 @@ def commands(config: QuickstartConfig) -> dict[str, tuple[str, ...]]:
     evaluate = (
         *("main_eval.py", "--pretrained_ckpt", training / "model", "--vqgan_path", tokenizer),
         *("--img_size", 32, "--feature_extractor", classifier, "--reference", digits),
-        *("--num_images", config.num_images, "--eval_bsz", 125, "--cfg", 3.0),
-        *(*repulsion, "--num_workers", 0, "--order"),
+        *("--num_images", config.num_images, *repulsion, "--num_workers", 0),
+        *("--output_dir", out / EVALUATION_NAME),
     )
+    every_order = (
+        *("--order", *COMPARED_ORDERS, *OTHER_ORDERS, "--cfg", GUIDANCE),
+        *("--generation_steps", SHOWN_STEPS, *config.generation_steps),
+    )
+    in_batches = ("--eval_bsz", 125, "--seed", *SEEDS)
     stages: dict[str, tuple[object, ...]] = {
         "digits": ("scripts/quickstart/make_digits.py", "--data_path", digits),
         "classifier": (
@@ -119,17 +128,16 @@ def commands(config: QuickstartConfig) -> dict[str, tuple[str, ...]]:
             *("--generation_steps", SHOWN_STEPS, *repulsion),
             *("--num_runs", config.num_images, "--output_file", order_file),
         ),
-        f"evaluation of {SHOWN_STEPS} passes": (
-            *(*evaluate, *COMPARED_ORDERS, "--generation_steps", SHOWN_STEPS),
-            *("--lpd_order_file", order_file, "--output_dir", out / f"evaluation_{SHOWN_STEPS}"),
+        "evaluation of orders": (*evaluate, *every_order, *in_batches),
+        "evaluation of guidance": (
+            *(*evaluate, "--order", LOCALITY_NAME, "--generation_steps", SHOWN_STEPS),
+            *("--cfg", *GUIDANCES, *in_batches),
         ),
-        "evaluation of other passes": (
-            *(*evaluate, *COMPARED_ORDERS, "--generation_steps", *config.generation_steps),
-            *("--output_dir", out / "evaluation"),
-        ),
-        "evaluation of other orders": (
-            *(*evaluate, *OTHER_ORDERS, "--generation_steps", SHOWN_STEPS),
-            *("--output_dir", out / "evaluation_other_orders"),
+        # One image of each class at a time: of throughput there is more to know on a GPU.
+        "latency": (*evaluate, *every_order, "--eval_bsz", 10, "--measure_speed"),
+        "figures": (
+            *("scripts/plot_sweep.py", "--results", out / EVALUATION_NAME),
+            *("--plan_losses", out / PLAN_LOSSES_NAME, "--output_dir", out / FIGURES_NAME),
         ),
         "report": ("scripts/quickstart/report.py", "--output_dir", out),
     }
@@ -177,7 +185,7 @@ def run_program(command: tuple[str, ...]) -> Finished:
     }
     try:
         process = subprocess.Popen(
-            command, cwd=ROOT, env={**os.environ, **ENVIRONMENT}, start_new_session=True
+            command, env={**os.environ, **ENVIRONMENT}, start_new_session=True
         )
         if interrupted:  # before there was anyone to tell
             tell()
@@ -187,6 +195,14 @@ def run_program(command: tuple[str, ...]) -> Finished:
         for number, handler in handlers.items():
             signal.signal(number, handler)
     return Finished(process.returncode, usage, interrupted)
+
+
+def program_of(command: tuple[str, ...]) -> tuple[str, ...]:
+    """A command as it is recorded, which is as a user in the repository would type it, with its
+    program's path from here: all other paths are from here too."""
+    _, program, *flags = command
+    path = ROOT / program
+    return ("python", os.path.relpath(path) if path.is_file() else program, *flags)
 
 
 def run_stage(name: str, command: tuple[str, ...], output_dir: Path) -> None:
@@ -203,11 +219,12 @@ def run_stage(name: str, command: tuple[str, ...], output_dir: Path) -> None:
     before = times.get(name)
     if before is None or before.command != command:
         before = StageTime(command=command)
-    print(f"\n== {name}\n$ {shlex.join(command)}", flush=True)
+    here = program_of(command)
+    print(f"\n== {name}\n$ {shlex.join(here)}", flush=True)
     if not before.complete:
         write_times(output_dir, {**times, name: before})  # the report shows its own command too
     started = time.perf_counter()
-    finished = run_program((sys.executable, *command[1:]))
+    finished = run_program((sys.executable, *here[1:]))
     succeeded = finished.exit_code == 0 and not finished.interrupted
     if not before.complete:
         if succeeded or finished.interrupted:

@@ -5,12 +5,15 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from lpd.distributed import World
+from lpd.files import write_json
 from lpd.training.checkpoint import CheckpointFolder, ModelState, Progress
 from scripts.fault_drill import run
 from scripts.fault_drill.compare import differences
@@ -19,6 +22,7 @@ from scripts.fault_drill.processes import Started
 from scripts.fault_drill.programs import Data
 from scripts.fault_drill.saves import Lifetimes, Watch
 
+RESULT = {"order": "lpd", "fid": 2.0, "seconds_per_image": 0.5, "wall_seconds": 4.0}
 LEFTOVER = f".a.{'0' * 32}.npz"
 
 
@@ -27,7 +31,7 @@ def drill_orders(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., object]]:
     """Runs the drill of the smallest program, which needs no data; returns the exit code."""
-    nothing = Data(tokenizer=tmp_path, many=tmp_path, cache=tmp_path)
+    nothing = Data(**dict.fromkeys((each.name for each in fields(Data)), tmp_path))
     monkeypatch.setattr(run, "prepare", lambda *_, **__: nothing)
 
     def drill(*flags: str) -> object:
@@ -98,6 +102,9 @@ def results(folder: Path) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(name)
     (folder / "log.jsonl").write_text('{"step": 1, "loss": 2.0, "share_data": 0.1}\n')
+    write_json(folder / "results.json", {"results": [RESULT]})
+    (folder / "lpd_4" / "chunks").mkdir(parents=True)
+    np.savez(folder / "lpd_4" / "chunks" / "chunk.npz", codes=np.arange(9), seconds=np.ones(3))
     torch.manual_seed(0)
     module = torch.nn.Linear(3, 2)
     checkpoints = CheckpointFolder(
@@ -132,6 +139,29 @@ PLANTED: dict[str, tuple[Callable[[Path], object], list[str]]] = {
             '{"step": 1, "loss": 2.0, "share_data": 0.2, "seconds_per_step": 3.0}\n'
         ),
         [],
+    ),
+    "how fast an evaluation was": (
+        lambda folder: write_json(
+            folder / "results.json",
+            {"results": [{**RESULT, "seconds_per_image": 2.0, "wall_seconds": 9.0}]},
+        ),
+        [],
+    ),
+    "other results": (
+        lambda folder: write_json(folder / "results.json", {"results": [{**RESULT, "fid": 3.0}]}),
+        ["results.json differs"],
+    ),
+    "times of a chunk": (
+        lambda folder: np.savez(
+            folder / "lpd_4/chunks/chunk.npz", codes=np.arange(9), seconds=np.zeros(3)
+        ),
+        [],
+    ),
+    "codes of a chunk": (
+        lambda folder: np.savez(
+            folder / "lpd_4/chunks/chunk.npz", codes=np.arange(9) + 1, seconds=np.ones(3)
+        ),
+        ["lpd_4/chunks/chunk.npz differs"],
     ),
     "what it did": (
         lambda folder: (folder / "log.jsonl").write_text('{"step": 1, "loss": 2.5}\n'),

@@ -9,36 +9,46 @@ import math
 import os
 import re
 import signal
+import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from lpd.orders.files import load_orders
+from lpd.orders.registry import OrderConfig
+from lpd.orders.request import PlanSource
+from scripts.quickstart.run import GRID, LOCALITY
 from scripts.quickstart.times import read_times
 
 ROOT = Path(__file__).parents[2]
 STAGES = [
     "set-up", "digits", "classifier", "tokenizer", "cache", "cache of held-out digits", "training",
-    "losses of plans", "orders",
-    "evaluation of 16 passes", "evaluation of other passes", "evaluation of other orders", "report",
+    "losses of plans", "orders", "evaluation of orders", "evaluation of guidance", "latency",
+    "figures", "report",
 ]  # fmt: skip
-LAST = "evaluation of other orders"  # before the report
+INTERRUPTED = "evaluation of guidance"
+COMPARED = ("raster", "random", "halton", "lpd")
+OWN_PASSES = {"par_4x_19": 19, "par_16x_19": 19, "nar_15": 15, "zipar_2_22": 22}  # of settings
 
 pytestmark = pytest.mark.slow
 
 
 def start(output_dir: Path) -> subprocess.Popen[str]:
+    """From the folder above, for paths are the caller's."""
     command = [
-        *(sys.executable, "scripts/quickstart/run.py", "--output_dir", str(output_dir)),
+        *(sys.executable, str(ROOT / "scripts/quickstart/run.py")),
+        *("--output_dir", output_dir.name),
         *("--tokenizer_steps", "30", "--epochs", "1", "--num_images", "40"),
         *("--generation_steps", "4", "--setup_seconds", "12.5"),
     ]
     return subprocess.Popen(
         command,
-        cwd=ROOT,
+        cwd=output_dir.parent,
         env={
             **os.environ,
             "PYTHONPATH": str(ROOT),  # this checkout may not be the one that is installed
@@ -65,7 +75,7 @@ def read_files(folder: Path) -> dict[Path, bytes]:
 def output_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     output_dir = tmp_path_factory.mktemp("quickstart")
     first = start(output_dir)
-    while not (output_dir / "evaluation_other_orders" / "settings.json").exists():
+    while not list((output_dir / "evaluation").glob("lpd_16_cfg_*")):
         assert first.poll() is None, first.communicate()
         time.sleep(0.02)
     first.send_signal(signal.SIGINT)
@@ -75,23 +85,33 @@ def output_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert errors.endswith(f"main_eval.py: {words}run.py: {words}")
     assert "Traceback" not in errors
     before, times = read_files(output_dir), read_times(output_dir)
-    assert [name for name, each in times.items() if not each.complete] == [LAST]
+    assert [name for name, each in times.items() if not each.complete] == [INTERRUPTED]
 
     second = start(output_dir)
     output, errors = second.communicate()
     assert second.returncode == 0, output + errors
     for stage in STAGES:
         assert re.search(rf"^{stage} +\d+\.\d", output, re.MULTILINE), stage
-    # What was there stays, byte by byte, and so does the time it took.
+    # What was there stays, byte by byte, and so does the time it took. Of evaluations, what sums
+    # them up grows, and so do the numbers of the settings whose latency is measured in the end.
     after, now = read_files(output_dir), read_times(output_dir)
     changed = {path.relative_to(output_dir) for path in before if after[path] != before[path]}
-    assert changed == {Path("times.json")}
-    assert list(now) == STAGES
-    assert {name: each for name, each in now.items() if name in times and name != LAST} == {
-        name: each for name, each in times.items() if name != LAST
+    evaluation = Path("evaluation")
+    grown = {path.parent.name for path in changed if path.name == "metrics.json"}
+    assert grown == {f"{order}_{steps}" for order in COMPARED for steps in (16, 4)} | set(
+        OWN_PASSES
+    )
+    assert changed == {
+        Path("times.json"),
+        *(evaluation / name for name in ("results.json", "results.csv", "summary.csv")),
+        *(evaluation / name / "metrics.json" for name in grown),
     }
-    assert now[LAST].complete
-    assert now[LAST].seconds > times[LAST].seconds
+    assert list(now) == STAGES
+    assert {name: each for name, each in now.items() if name in times and name != INTERRUPTED} == {
+        name: each for name, each in times.items() if name != INTERRUPTED
+    }
+    assert now[INTERRUPTED].complete
+    assert now[INTERRUPTED].seconds > times[INTERRUPTED].seconds
     assert now["set-up"].seconds == 12.5
     return output_dir
 
@@ -99,19 +119,19 @@ def output_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_results_hold_every_order_and_number_of_passes(output_dir: Path) -> None:
     results = json.loads((output_dir / "results.json").read_text())
     assert {order: set(steps) for order, steps in results["orders"].items()} == {
-        **{order: {"16", "4"} for order in ("raster", "random", "lpd")},
-        "halton": {"16"},
-        "par_4x": {"19"},
-        "par_16x": {"19"},
-        "nar": {"15"},
-        "zipar_2": {"22"},
+        **{order: {"16", "4"} for order in COMPARED},
+        **{name.rpartition("_")[0]: {str(steps)} for name, steps in OWN_PASSES.items()},
     }
-    for by_steps in results["orders"].values():
-        for numbers in by_steps.values():
-            assert numbers["fid"] > 0
+    assert set(results["guidance"]) == {"1", "1.5", "3", "5"}
+    assert results["guidance"]["3"] == results["orders"]["lpd"]["16"]
+    for by_setting in (*results["orders"].values(), results["guidance"]):
+        for numbers in by_setting.values():
+            assert numbers["fid"] > numbers["fid_error"] > 0
             assert 1 <= numbers["inception_score"] <= 10
             assert 0 <= numbers["class_accuracy"] <= 1
             assert numbers["seconds_per_image"] > 0
+            if by_setting is not results["guidance"]:
+                assert numbers["latency_seconds"] > 0
     assert results["classifier_accuracy_on_real_digits"] > 0.97
     assert list(results["seconds"]) == list(results["peak_memory_mib"]) == STAGES
     losses = results["plan_losses"]
@@ -125,10 +145,55 @@ def test_results_hold_every_order_and_number_of_passes(output_dir: Path) -> None
     assert {"settings", "tokenizer_psnr", "tokenizer_codebook_usage"} < results.keys()
 
 
+def test_numbers_are_means_over_seeds(output_dir: Path) -> None:
+    results = json.loads((output_dir / "results.json").read_text())
+    fids = [
+        json.loads((output_dir / "evaluation" / name / "metrics.json").read_text())["fid"]
+        for name in ("halton_4", "halton_4_seed_1", "halton_4_seed_2")
+    ]
+    assert len(set(fids)) == 3
+    numbers = results["orders"]["halton"]["4"]
+    assert numbers["fid"] == pytest.approx(statistics.mean(fids))
+    assert numbers["fid_error"] == pytest.approx(statistics.stdev(fids) / math.sqrt(3))
+    page = (output_dir / "report.html").read_text()
+    assert f"<td>{numbers['fid']:.2f} ± {numbers['fid_error']:.2f}</td>" in page
+
+
+def test_claims_follow_from_the_numbers(output_dir: Path) -> None:
+    """One of them, worked out anew: what is said of raster order in four passes."""
+    page = (output_dir / "report.html").read_text()
+    fids = {
+        order: [
+            json.loads((output_dir / "evaluation" / name / "metrics.json").read_text())["fid"]
+            for name in (f"{order}_4", f"{order}_4_seed_1", f"{order}_4_seed_2")
+        ]
+        for order in ("lpd", "raster")
+    }
+    more = [lpd - raster for lpd, raster in zip(fids["lpd"], fids["raster"], strict=True)]
+    error = statistics.stdev(more) / math.sqrt(3)
+    size = abs(statistics.mean(more)) / error
+    verdict = "within noise" if size <= 2 else "not settled"
+    if size > 4.303:  # Student's distribution with two degrees of freedom
+        verdict = "higher" if statistics.mean(more) > 0 else "lower"
+    (said,) = re.findall(r"<p>In locality-aware order, compared with raster order, (.*)</p>", page)
+    found = next(part for part in said.split("; ") if "in 4 passes" in part)
+    assert verdict in found
+    assert f"in 4 passes ({statistics.mean(more):+.2f} ± {error:.2f})" in found
+
+
+def test_pre_generated_orders_are_those_of_the_evaluation(output_dir: Path) -> None:
+    file = load_orders(output_dir / "orders_lpd_16.npz")
+    assert file.group_sizes is not None
+    plan = PlanSource(
+        order=OrderConfig(kind="lpd", locality=LOCALITY), grid=GRID, group_sizes=file.group_sizes
+    ).plan(0, np.arange(40))
+    np.testing.assert_array_equal(file.orders[:40], plan.orders)
+
+
 def test_report_needs_no_other_file(output_dir: Path) -> None:
     page = (output_dir / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert len(sources) == 6
+    assert len(sources) == 8
     assert all(source.startswith("data:image/") for source in sources)
     assert "$" not in re.sub(r"<pre>.*?</pre>|data:[^\"]*", "", page, flags=re.DOTALL)
     for cell in (*STAGES, "locality-aware", "Halton", "PAR 4x", "PAR 16x", "NAR"):
@@ -139,7 +204,7 @@ def test_report_needs_no_other_file(output_dir: Path) -> None:
     assert all(line.startswith("python ") for line in commands[2:])
     assert "--order_mix 'random:0.5 lpd:0.5'" in html.unescape(page)
     assert "--epochs 1 " in page  # as they were run
-    assert "with 40 images per row" in page
+    assert "with 3 seeds of 40 images each" in page
 
 
 def test_animation_fills_every_cell(output_dir: Path) -> None:

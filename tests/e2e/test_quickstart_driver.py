@@ -81,6 +81,24 @@ def test_a_failure_is_one_line_and_leaves_the_times(tmp_path: Path) -> None:
     assert read_times(tmp_path) == {"stage": done}
 
 
+def test_programs_are_of_the_repository_and_paths_of_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository, here = tmp_path / "repository", tmp_path / "here"
+    for folder in (repository / "scripts", here):
+        folder.mkdir(parents=True)
+    program = "import sys; from pathlib import Path; Path(sys.argv[1]).write_text('made')"
+    (repository / "scripts" / "make.py").write_text(program)
+    monkeypatch.setattr(run, "ROOT", repository)
+    monkeypatch.chdir(here)
+    stage = ("python", "scripts/make.py", "made.txt")
+    run.run_stage("stage", stage, Path("out"))
+    assert (here / "made.txt").read_text() == "made"
+    assert "$ python ../repository/scripts/make.py made.txt\n" in capsys.readouterr().out
+    # Recorded is what is the same from everywhere.
+    assert read_times(Path("out"))["stage"].command == stage
+
+
 def test_a_stage_under_way_is_in_the_record(tmp_path: Path) -> None:
     # As the report needs it, which is a stage itself.
     write_times(tmp_path, {"before": StageTime(command=("x",), complete=True)})

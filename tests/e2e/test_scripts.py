@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,18 +17,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from lpd.evaluation.published import NUM_IMAGES, ROWS, STATISTICS, THROUGHPUT_BATCH_SIZE
+from scripts.download_weights import PUBLISHED
+
 ROOT = Path(__file__).parents[2]
 
-# As published: preset, pixels, passes, cfg, repulsion.
-EVALUATIONS = {
-    "lpd_l_res256_steps20": ("lpd_l", 256, 20, 4.8, 2),
-    "lpd_xl_res256_steps20": ("lpd_xl", 256, 20, 4.9, 2),
-    "lpd_xxl_res256_steps20": ("lpd_xxl", 256, 20, 5.9, 3),
-    "lpd_l_res256_steps32": ("lpd_l", 256, 32, 5.4, 2),
-    "lpd_xl_res256_steps32": ("lpd_xl", 256, 32, 5.0, 2),
-    "lpd_l_res512_steps48": ("lpd_l", 512, 48, 7.3, 4),
-    "lpd_xl_res512_steps48": ("lpd_xl", 512, 48, 6.0, 4),
-}
+EVALUATIONS = {Path(row.script).stem: row for row in ROWS.values()}
 # Preset, pixels, images per GPU, global batch, learning rate, epochs, warm-up, schedule.
 TRAININGS = {
     "lpd_l_256": ("lpd_l", 256, 64, 2048, 8e-4, 450, 50, "constant+cosine"),
@@ -103,25 +98,73 @@ def test_every_published_run_has_its_script() -> None:
 @pytest.mark.parametrize("name", EVALUATIONS)
 def test_evaluation(name: str, dry_run: Callable[..., DryRun]) -> None:
     config, launch = dry_run(published("eval", name), "--dry_run")
-    preset, pixels, steps, cfg, repulsion = EVALUATIONS[name]
+    row = EVALUATIONS[name]
     expected = {
-        "model": preset,
-        "img_size": pixels,
-        "generation_steps": [steps],
-        "cfg": [cfg],
-        "cfg_schedule": ["linear"],
-        "repulsion_threshold": [repulsion],
-        "proximity_threshold": [1.0],
-        "num_images": 50000,
-        "order": ["lpd"],
-        "temperature": [1.0],
-        "top_k": [0],
-        "top_p": [1.0],
+        **{key: [value] for key, value in row.setting.items()},
+        "model": row.preset,
+        "img_size": row.img_size,
+        "num_images": NUM_IMAGES,
+        "throughput_bsz": THROUGHPUT_BATCH_SIZE,
+        "published_row": row.name,
         "bf16": True,
+        # Where they are fetched to.
+        "pretrained_ckpt": str(PUBLISHED[row.model].path.relative_to(ROOT)),
+        "vqgan_path": str(PUBLISHED["tokenizer"].path.relative_to(ROOT)),
+        "reference": f"weights/{STATISTICS[row.img_size].file}",
     }
     assert {key: config[key] for key in expected} == expected
-    assert str(config["pretrained_ckpt"]).endswith(f"{preset}_{pixels}.pth")
     assert "--nproc_per_node=8" in launch
+
+
+@pytest.mark.parametrize("suffix", ["npz", "json"])
+def test_orders_are_found_where_they_are_made_or_fetched_to(
+    suffix: str, tmp_path: Path, dry_run: Callable[..., DryRun]
+) -> None:
+    row = ROWS["lpd_l_256_20"]
+    shutil.copytree(ROOT / "scripts", tmp_path / "scripts", ignore=lambda *_: ["__pycache__"])
+    file = f"{PUBLISHED[f'orders_{row.orders}'].folder}/{row.orders}.{suffix}"
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).touch()
+    script = tmp_path / "scripts" / "eval" / row.script
+    assert dry_run(script, "--dry_run").config["lpd_order_file"] == file
+    (tmp_path / file).unlink()
+    assert dry_run(script, "--dry_run").config["lpd_order_file"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "swept"),
+    [
+        ("orders", {"order": ["raster", "random", "halton", "lpd"]}),
+        (
+            "thresholds",
+            {
+                "proximity_threshold": [0.5, 1, 1.5, 2],
+                "repulsion_threshold": [0, 1, 2, 3, 4],
+            },
+        ),
+        ("passes", {"generation_steps": [256, 128, 64, 32, 24, 20, 16, 12, 8]}),
+    ],
+)
+def test_ablations_vary_one_thing_of_a_published_setting(
+    name: str, swept: dict[str, Any], dry_run: Callable[..., DryRun]
+) -> None:
+    script = ROOT / "scripts" / "ablations.sh"
+    config = dry_run(script, name, "--dry_run", "--seed", "0", "1").config
+    base = dry_run(published("eval", "lpd_l_res256_steps20"), "--dry_run").config
+    changed = {
+        **swept,
+        "seed": [0, 1],
+        "published_row": None,
+        "lpd_order_file": None,
+        "output_dir": str(ROOT / "runs" / "ablations" / name),
+    }
+    assert config == {**base, **changed}
+
+
+def test_an_unknown_ablation_is_one_helpful_line() -> None:
+    result = run(ROOT / "scripts" / "ablations.sh", "depth")
+    assert result.returncode == 2
+    assert "usage: ablations.sh orders|thresholds|passes" in result.stderr
 
 
 @pytest.mark.parametrize("name", TRAININGS)

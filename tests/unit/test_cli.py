@@ -95,6 +95,20 @@ def test_dry_run_prints_what_would_be_used(
         assert json.loads(capsys.readouterr().out) == expected
 
 
+def test_unknown_flags_are_passed_on_where_a_program_does_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["--num_images", "8", "--steps", "4", "2", "--seed", "0", "1", "--output-dir=x"]
+    monkeypatch.setattr(sys, "argv", ["/some/where/main.py", *flags])
+    config, others = cli.parse_known(Config, "Does things.")
+    assert config == Config(output_dir=Path("x"), steps=(4, 2))
+    assert others == ["--num_images", "8", "--seed", "0", "1"]
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--dry_run"])
+    with pytest.raises(SystemExit):
+        cli.parse_known(Config, "Does things.")
+    assert json.loads(capsys.readouterr().out)["others"] == others
+
+
 def test_help_names_the_flags_as_published(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

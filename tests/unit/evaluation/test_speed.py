@@ -36,6 +36,17 @@ def test_speed_is_the_median_after_the_warm_up(make_generator, monkeypatch):
     assert speed.latency_spread == speed.throughput_spread == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(("asked", "taken"), [(None, 8), (3, 3), (64, 8)])
+def test_throughput_is_of_as_many_as_asked_for_if_the_generator_takes_them(
+    make_generator, monkeypatch, asked, taken
+):
+    generator, sizes = make_generator(8), []
+    monkeypatch.setattr(generator, "generate", lambda labels, *_, **__: sizes.append(len(labels)))
+    speed = measure_speed(generator, SOURCE, sampling=SAMPLING, seed=3, batch_size=asked)
+    assert {*sizes} == {1, taken}
+    assert speed.batch_size == taken
+
+
 def test_making_orders_is_not_counted(make_generator, monkeypatch):
     generator = make_generator(2)
     now = [0.0]

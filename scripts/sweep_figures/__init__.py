@@ -1,0 +1,1 @@
+"""How sweeps of evaluations are drawn."""
