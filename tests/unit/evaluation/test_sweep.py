@@ -575,7 +575,7 @@ def test_every_field_changes_the_settings_or_is_known_not_to(make_config, run_fo
         "order", "generation_steps", "output_dir", "model", "inception_path",
         # what does not change numbers
         "eval_bsz", "backend", "cuda_graphs", "device", "num_workers", "measure_speed",
-        "save_images", "save_npz", "evaluate", "keep_features",
+        "throughput_bsz", "published_row", "save_images", "save_npz", "evaluate", "keep_features",
     }  # fmt: skip
     config = make_config(order=("raster",), generation_steps=(4,))
     run_evaluation(config, World())
