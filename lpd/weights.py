@@ -177,18 +177,25 @@ def save_pretrained(folder: Path, module: nn.Module, config: Any) -> None:
 def save_weights(folder: Path, state: Mapping[str, Tensor], config: Any) -> None:
     """Write weights and their ``config`` dataclass as ``model.safetensors`` and ``config.json``.
 
-    The weights come last, so a folder that holds them is complete. A field that is marked with
-    ``YOUNGER`` is left out while it has its default, so that what does not need it can be read by
-    versions that do not know it.
+    The weights come last, so a folder that holds them is complete.
+    """
+    write_json(folder / CONFIG_NAME, config_to_dict(config))
+    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
+    with atomic_path(folder / WEIGHTS_NAME) as temporary:
+        safetensors.torch.save_file(tensors, temporary)
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """The values of a configuration dataclass, as they stand in ``config.json``.
+
+    A field that is marked with ``YOUNGER`` is left out while it has its default, so that what does
+    not need it can be read by versions that do not know it, and is called by the same name.
     """
     values = dataclasses.asdict(config)
     for field in dataclasses.fields(config):
         if field.metadata.get(YOUNGER) and values[field.name] == field.default:
             del values[field.name]
-    write_json(folder / CONFIG_NAME, values)
-    tensors = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-    with atomic_path(folder / WEIGHTS_NAME) as temporary:
-        safetensors.torch.save_file(tensors, temporary)
+    return values
 
 
 def find_config(path: Path, config_class: type[ConfigT]) -> ConfigT | None:

@@ -12,11 +12,10 @@ The device is kept busy, over the borders of chunks too: orders, uniforms and la
 batch are made in a thread while a batch is generated; its images go to the feature extractor where
 they are; and codes, pixels and features are read when the next batch has been asked for.
 
-B images of a batch, n images of a chunk, N positions, D features, C logits.
+B images of a batch, n images of a chunk, N positions.
 """
 
 import contextlib
-import hashlib
 import re
 import zipfile
 import zlib
@@ -31,6 +30,7 @@ import torch
 
 from lpd.distributed import World
 from lpd.errors import InputError
+from lpd.evaluation.digests import image_digests
 from lpd.evaluation.features import FeatureExtractor
 from lpd.evaluation.pending import HostCopy, one_behind
 from lpd.evaluation.setting import Setting
@@ -41,7 +41,6 @@ from lpd.marks import Mark, mark, seconds_between
 from lpd.progress import progress
 from lpd.sampling.sampler import DecodeInputs
 
-DIGEST_BYTES = 16
 _NAME = re.compile(r"chunk_(\d{8})_(\d{8})\.npz")
 _OLD_NAME = re.compile(r"chunk_(\d{5})\.npz")
 
@@ -75,7 +74,8 @@ class Chunk:
     measured: FeatureBatch | None
     """Features and logits; None once they have served."""
     digests: npt.NDArray[np.uint8] | None = None
-    """(n, DIGEST_BYTES) of every image's pixels; None in a file of before they were recorded."""
+    """(n, DIGEST_BYTES) of the images' pixels, see :mod:`lpd.evaluation.digests`; None in a file of
+    before they were recorded."""
     identity: str | None = None
     """A digest of all that the images depend on; None in a file of before it was recorded."""
 
@@ -343,13 +343,6 @@ class _Launched:
             ),
             is_first=is_first,
         )
-
-
-def image_digests(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """A digest of every one of (B, 3, H, W) images; (B, DIGEST_BYTES)."""
-    images = np.ascontiguousarray(pixels)  # a decoder may have its channels innermost
-    digests = [hashlib.blake2b(image, digest_size=DIGEST_BYTES).digest() for image in images]
-    return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, DIGEST_BYTES)
 
 
 class ChunkMaker:

@@ -1,9 +1,9 @@
 """Statistics of a data set of one's own, in a file as ADM publishes them: what
 ``main_eval.py --make_reference`` runs.
 
-The file holds ``mu`` and ``sigma``, the features that recall needs, and ``about``: of which images
-it is, how they were prepared, and what looked at them. Whatever it is compared with is checked
-against that.
+The file holds ``mu`` and ``sigma``, for Inception ``mu_s`` and ``sigma_s`` too, the features that
+KID and recall need, and ``about``: of which images it is, how they were prepared, and what looked
+at them. Whatever it is compared with is checked against that.
 """
 
 from pathlib import Path
@@ -13,9 +13,10 @@ from lpd import cli
 from lpd.data.transforms import PREPARATION
 from lpd.distributed import World
 from lpd.errors import InputError
+from lpd.evaluation.digests import array_digest
 from lpd.evaluation.features import load_feature_extractor
 from lpd.evaluation.image_modes import MakeReferenceConfig
-from lpd.evaluation.image_results import array_digest, find_duplicates
+from lpd.evaluation.image_results import find_duplicates
 from lpd.evaluation.reference import (
     MeasuredReference,
     ReferenceSource,
@@ -59,7 +60,7 @@ def run_make_reference(config: MakeReferenceConfig, world: World) -> None:
 
     def keep(measured: MeasuredReference) -> None:
         about = {**origin.plain(), **_about(source, measured, environment(world.device))}
-        write_statistics(file, measured.statistics, features=measured.features, about=about)
+        write_statistics(file, measured.reference, about=about)
         duplicates = find_duplicates(measured.digests)
         for warning in duplicates.warnings(source.num_images, lambda row: f"image {row}"):
             cli.warn(warning)

@@ -1,12 +1,16 @@
 """Networks that turn images into the features and logits that metrics are computed from.
 
-``inception`` is the network that published FID and IS numbers use. A folder with a small timm
-classifier takes its place where Inception means nothing, such as on digits; its FID compares only
-with other numbers of the same classifier.
+``inception`` is the network that published FID and IS numbers use. ``timm:NAME`` is a backbone of
+timm's, such as a DINOv2. A folder with a small timm classifier takes their place where they mean
+nothing, such as on digits; its FID compares only with other numbers of the same classifier.
 
 B images, D features, C logits.
 """
 
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,9 +22,12 @@ from torch.nn import functional as F
 from torch_fidelity.utils import create_feature_extractor
 
 from lpd.errors import InputError
+from lpd.evaluation import backbones
+from lpd.evaluation.float32 import full_float32
 from lpd.evaluation.setting import INCEPTION
 from lpd.files import sha256_of_file
 from lpd.weights import (
+    config_to_dict,
     find_config,
     load_state_dict_file,
     load_strictly,
@@ -36,14 +43,32 @@ _INCEPTION_URL = (
 _INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
+# ADM's sFID: the first channels of the first branch of TensorFlow's mixed_6, 17x17 each.
+_SPATIAL_LAYER = "Mixed_6d.branch1x1"
+_SPATIAL_CHANNELS = 7
+
+# On a GPU a network sees so many images at a time, always: other numbers choose other kernels,
+# which round differently.
+_CUDA_BATCH = 64
+
+
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """What a feature extractor gives for a batch of images."""
+    """What a feature extractor gives for a batch of images, float32 each."""
 
     features: Tensor
-    """(B, D) float32: for Fréchet distance, precision and recall."""
+    """(B, D): for Fréchet and kernel distance, precision and recall."""
     logits: Tensor
-    """(B, C) float32: for the inception score and class accuracy."""
+    """(B, C): for the inception score and class accuracy. C is 0 where a network has none."""
+    spatial: Tensor | None = None
+    """(B, E): features with their places, for sFID; None where an extractor has none."""
+    class_logits: Tensor | None = None
+    """(B, classes): of a classifier beside the extractor, for class accuracy; None without one."""
+
+    def arrays(self) -> dict[str, Tensor]:
+        """Those that are there, by name."""
+        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class FeatureExtractor(Protocol):
@@ -51,18 +76,75 @@ class FeatureExtractor(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Names the network and its weights; equal for equal features."""
+        """Names the network, its weights and what happens to images before; equal for equal
+        features."""
 
     @property
     def num_features(self) -> int:
         """D."""
 
     @property
+    def num_spatial(self) -> int | None:
+        """E; None where there are no spatial features."""
+
+    @property
     def num_classes(self) -> int | None:
-        """C where logit c means the run's class c; None where logits mean something else."""
+        """How many classes it tells: logit c, or that of a classifier beside it, means class c.
+        None where logits mean something else."""
 
     def __call__(self, images: Tensor) -> Features:
         """Compute the features of (B, 3, H, W) uint8 images, on the extractor's device."""
+
+
+class _NetworkExtractor:
+    """An extractor that runs a network, the same way whatever batch an image comes in.
+
+    Args:
+        network: gives the features of uint8 images, on ``device``.
+        device: where it computes.
+        fingerprint: names it.
+        num_classes: C where logit c means the run's class c.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[Tensor], Features],
+        device: torch.device,
+        *,
+        fingerprint: str,
+        num_classes: int | None,
+    ) -> None:
+        self._network = network
+        self.fingerprint = fingerprint
+        self.num_classes = num_classes
+        blank = self(torch.zeros(1, 3, 32, 32, dtype=torch.uint8, device=device))
+        self.num_features = blank.features.shape[1]
+        self.num_spatial = None if blank.spatial is None else blank.spatial.shape[1]
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Features:
+        images = images.contiguous()  # other layouts choose other kernels too
+        with full_float32():
+            if images.device.type == "cuda":
+                return in_equal_batches(self._network, images, _CUDA_BATCH)
+            return self._network(images)
+
+
+def in_equal_batches(
+    network: Callable[[Tensor], Features], images: Tensor, batch_size: int
+) -> Features:
+    """The features of (B, 3, H, W) images, of which the network sees ``batch_size`` at a time.
+
+    Black images fill the last batch.
+    """
+    results: list[dict[str, Tensor]] = []
+    for part in images.split(batch_size):
+        missing = part.new_zeros(batch_size - len(part), *part.shape[1:])
+        found = network(torch.cat([part, missing]) if len(missing) else part).arrays()
+        results.append({name: value[: len(part)] for name, value in found.items()})
+    if len(results) == 1:
+        return Features(**results[0])
+    return Features(**{name: torch.cat([each[name] for each in results]) for name in results[0]})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,49 +222,92 @@ class Classifier(nn.Module):
         """Write the folder that :func:`load_feature_extractor` reads."""
         save_pretrained(folder, self.network, self.config)
 
-
-class _ClassifierExtractor:
-    def __init__(self, folder: Path, device: torch.device) -> None:
-        file = weights_file(folder)
-        config = find_config(folder, ClassifierConfig)
-        if config is None:
-            raise InputError(
-                f"{folder} has no config.json; a classifier's folder holds model.safetensors and "
-                "config.json, as scripts/quickstart/train_classifier.py writes them"
-            )
-        self._classifier = Classifier(config)
-        load_strictly(self._classifier.network, load_state_dict_file(file), str(file))
-        self._classifier.to(device).eval().requires_grad_(False)
-        self.num_classes: int | None = config.num_classes
-        blank = torch.zeros(1, 3, config.image_size, config.image_size, dtype=torch.uint8)
-        self.num_features = self(blank.to(device)).features.shape[1]
-        self.fingerprint = f"classifier {sha256_of_file(file)}"
-
-    @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Features:
-        return self._classifier(images)
+    def fingerprint(self, weights: str) -> str:
+        """Names the network, for the hash of its weight file."""
+        settings = json.dumps(config_to_dict(self.config), sort_keys=True).encode()
+        return f"classifier {hashlib.sha256(settings).hexdigest()[:16]} {weights}"
 
 
-class _InceptionExtractor:
-    # The 1008 logits are not in the order of ImageNet's class folders.
-    num_classes: int | None = None
-    num_features = 2048
-    fingerprint = f"inception {_INCEPTION_SHA256}"
+def _load_classifier(folder: Path, device: torch.device) -> FeatureExtractor:
+    file = weights_file(folder)
+    config = find_config(folder, ClassifierConfig)
+    if config is None:
+        raise InputError(
+            f"{folder} has no config.json; a classifier's folder holds model.safetensors and "
+            "config.json, as scripts/quickstart/train_classifier.py writes them"
+        )
+    classifier = Classifier(config)
+    load_strictly(classifier.network, load_state_dict_file(file), str(file))
+    return _NetworkExtractor(
+        classifier.to(device).eval().requires_grad_(False),
+        device,
+        fingerprint=classifier.fingerprint(sha256_of_file(file)),
+        num_classes=config.num_classes,
+    )
 
-    def __init__(self, path: Path, device: torch.device) -> None:
-        check_inception_file(path)
-        self._network = create_feature_extractor(
-            "inception-v3-compat",
-            ["2048", "logits_unbiased"],
-            cuda=False,  # it would take the first GPU, whichever is this process's
-            feature_extractor_weights_path=str(path),
-            verbose=False,
-        ).to(device)
 
-    @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Features:
-        features, logits = self._network(images)
+def _load_backbone(name: str, device: torch.device) -> FeatureExtractor:
+    backbone = backbones.load_backbone(name)
+    fingerprint = backbone.fingerprint()
+    backbone.to(device)
+
+    def network(images: Tensor) -> Features:
+        features, logits = backbone(images)
         return Features(features=features, logits=logits)
+
+    return _NetworkExtractor(
+        network, device, fingerprint=fingerprint, num_classes=backbone.num_classes or None
+    )
+
+
+def _load_inception(path: Path, device: torch.device) -> FeatureExtractor:
+    check_inception_file(path)
+    inception = create_feature_extractor(
+        "inception-v3-compat",
+        ["2048", "logits_unbiased"],
+        cuda=False,  # it would take the first GPU, whichever is this process's
+        feature_extractor_weights_path=str(path),
+        verbose=False,
+    ).to(device)
+    layer = inception.get_submodule(_SPATIAL_LAYER)
+
+    def network(images: Tensor) -> Features:
+        maps: list[Tensor] = []
+        with layer.register_forward_hook(lambda _layer, _inputs, output: maps.append(output)):
+            features, logits = inception(images)
+        kept = maps[0][:, :_SPATIAL_CHANNELS]  # (B, 7, 17, 17)
+        # Channels innermost, as TensorFlow has them, so that ADM's statistics compare.
+        return Features(
+            features=features, logits=logits, spatial=kept.permute(0, 2, 3, 1).flatten(1)
+        )
+
+    return _NetworkExtractor(
+        network,
+        device,
+        fingerprint=f"inception {_INCEPTION_SHA256}",
+        num_classes=None,  # the 1008 logits are not in the order of ImageNet's class folders
+    )
+
+
+class _WithClassifier:
+    """An extractor, and a classifier that sees the same images."""
+
+    def __init__(self, extractor: FeatureExtractor, classifier: FeatureExtractor) -> None:
+        self._extractor, self._classifier = extractor, classifier
+        self.fingerprint = f"{extractor.fingerprint}, classes by {classifier.fingerprint}"
+        self.num_features = extractor.num_features
+        self.num_spatial = extractor.num_spatial
+        self.num_classes = classifier.num_classes
+
+    def __call__(self, images: Tensor) -> Features:
+        classified = self._classifier(images)
+        return dataclasses.replace(self._extractor(images), class_logits=classified.logits)
+
+
+def with_classifier(extractor: FeatureExtractor, classifier: FeatureExtractor) -> FeatureExtractor:
+    """An extractor whose features have the logits of a classifier beside them, from the same pass
+    over the images."""
+    return _WithClassifier(extractor, classifier)
 
 
 def check_inception_file(path: Path) -> None:
@@ -213,7 +338,9 @@ def load_feature_extractor(
     """Load a feature extractor.
 
     Args:
-        name: ``inception``, or the folder of a classifier (see :class:`ClassifierConfig`).
+        name: ``inception``; ``timm:NAME`` or ``timm:NAME=FILE`` (see
+            :mod:`lpd.evaluation.backbones`); or the folder of a classifier (see
+            :class:`ClassifierConfig`).
         device: where to compute.
         inception_path: the Inception weight file; None looks where torch-fidelity keeps it.
 
@@ -223,11 +350,37 @@ def load_feature_extractor(
     if name == INCEPTION:
         if inception_path is None:
             inception_path = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
-        return _InceptionExtractor(inception_path, device)
+        return _load_inception(inception_path, device)
+    if name.startswith(backbones.PREFIX):
+        return _load_backbone(name, device)
     folder = Path(name)
     if not folder.is_dir():
         raise InputError(
-            f"unknown feature extractor {name!r}: it is neither {INCEPTION!r} nor a folder with a "
-            "classifier"
+            f"unknown feature extractor {name!r}: it is neither {INCEPTION!r}, nor "
+            f"{backbones.PREFIX}NAME, nor a folder with a classifier"
         )
-    return _ClassifierExtractor(folder, device)
+    return _load_classifier(folder, device)
+
+
+def load_classifier(
+    name: str, device: torch.device, num_classes: int | None = None
+) -> FeatureExtractor:
+    """Load a classifier of a run's classes.
+
+    Args:
+        name: as :func:`load_feature_extractor` takes it.
+        device: where to compute.
+        num_classes: the run's, where they are known.
+
+    Raises:
+        InputError: as :func:`load_feature_extractor`, or its logits are not those classes.
+    """
+    classifier = load_feature_extractor(name, device)
+    if classifier.num_classes is None:
+        raise InputError(f"the classifier {name!r} tells no classes; give another one")
+    if num_classes not in {None, classifier.num_classes}:
+        raise InputError(
+            f"the classifier {name!r} tells {classifier.num_classes} classes, but the model makes "
+            f"{num_classes}; give one of these classes"
+        )
+    return classifier

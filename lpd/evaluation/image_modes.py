@@ -18,7 +18,7 @@ class MeasuringOptions:
     network's numbers depend on it."""
 
     feature_extractor: str = INCEPTION
-    """inception, or the folder of a classifier that takes its place."""
+    """inception; a backbone of timm's, as timm:NAME or timm:NAME=FILE; or a classifier's folder."""
     inception_path: Path | None = None
     """Inception's weight file; by default where torch-fidelity keeps it."""
     num_workers: int = 4
@@ -37,7 +37,14 @@ class _ImageConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplesConfig(_ImageConfig):
+class _ClassifyingConfig(_ImageConfig):
+    classifier: str | None = None
+    """What tells the classes of images for their accuracy: a folder or timm:NAME; the extractor by
+    default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplesConfig(_ClassifyingConfig):
     """Measure the images of any model."""
 
     samples: Path
@@ -81,7 +88,7 @@ class MakeReferenceConfig(_ImageConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReconstructConfig(_ImageConfig):
+class ReconstructConfig(_ClassifyingConfig):
     """Measure how well a tokenizer reconstructs images."""
 
     vqgan_path: Path

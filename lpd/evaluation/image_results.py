@@ -1,6 +1,5 @@
 """What comes of measuring images that are there already: numbers, once, and what is odd."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,16 +97,12 @@ class Duplicates:
         return [warning]
 
 
-def find_duplicates(digests: npt.NDArray[np.bytes_]) -> Duplicates:
-    """Find equal images by the (n,) hashes of their pixels."""
-    _, first, inverse = np.unique(digests, return_index=True, return_inverse=True)
+def find_duplicates(digests: npt.NDArray[np.uint8]) -> Duplicates:
+    """Find equal images by the (n, DIGEST_BYTES) digests of their pixels."""
+    _, first, inverse = np.unique(digests, axis=0, return_index=True, return_inverse=True)
+    inverse = inverse.reshape(-1)  # NumPy 2.0 alone gives it another axis
     repeats = np.flatnonzero(first[inverse] != np.arange(len(digests)))
     if not len(repeats):
         return Duplicates(count=0, example=(0, 0))
     again = int(repeats[0])
     return Duplicates(count=len(repeats), example=(int(first[inverse[again]]), again))
-
-
-def array_digest(array: npt.NDArray[Any]) -> str:
-    """A SHA-256 of an array's values, in hexadecimal."""
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()

@@ -29,7 +29,10 @@ from lpd.data.archives import ImageArchive
 from lpd.data.images import LoadedImage, reading
 from lpd.distributed import World
 from lpd.errors import InputError
+from lpd.evaluation.digests import pixel_digest
+from lpd.evaluation.features import FeatureExtractor
 from lpd.evaluation.pending import one_behind
+from lpd.evaluation.statistics import Extraction
 from lpd.files import atomic_path
 from lpd.progress import progress
 from lpd.provenance import Origin
@@ -41,7 +44,7 @@ Pending = Callable[[], Arrays]
 BLOCK_IMAGES = 64
 """Images that go through a network together."""
 DIGESTS = "digests"
-"""The array of every part with the hash of each image's pixels."""
+"""The array (n, DIGEST_BYTES) of every part, see :mod:`lpd.evaluation.digests`."""
 
 # So many that 8 processes end at about the same time, and that little is lost with a killed one.
 _MOST_PARTS = 64
@@ -57,8 +60,8 @@ class HashedImage(NamedTuple):
     """(3, H, W) uint8."""
     error: str
     """Empty, or one sentence that names the file."""
-    digest: str
-    """BLAKE2b of the pixels, 128 bits in hexadecimal."""
+    digest: Tensor
+    """(DIGEST_BYTES,) uint8 of the pixels, see :mod:`lpd.evaluation.digests`."""
 
 
 class _HashedImages(Dataset[HashedImage]):
@@ -69,12 +72,7 @@ class _HashedImages(Dataset[HashedImage]):
 
     def __getitem__(self, row: int) -> HashedImage:
         pixels, error = self._images[row]
-        return HashedImage(pixels, error, pixel_digest(pixels))
-
-
-def pixel_digest(pixels: Tensor) -> str:
-    """A hash of an image's (3, H, W) uint8 pixels, in hexadecimal."""
-    return hashlib.blake2b(pixels.contiguous().numpy().data, digest_size=16).hexdigest()
+        return HashedImage(pixels, error, torch.from_numpy(pixel_digest(pixels.numpy())))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,10 +233,10 @@ def _looked_at(
             if error:
                 raise InputError(f"{what} is not whole: {error}")
         pixels = block.pixels.to(device, non_blocking=True)
-        yield _with_digests(look(pixels), np.array(block.digest, dtype="S32"))
+        yield _with_digests(look(pixels), block.digest.numpy())
 
 
-def _with_digests(pending: Pending, digests: npt.NDArray[np.bytes_]) -> Pending:
+def _with_digests(pending: Pending, digests: npt.NDArray[np.uint8]) -> Pending:
     return lambda: {**pending(), DIGESTS: digests}
 
 
@@ -246,6 +244,16 @@ def concatenated(parts: Iterable[Arrays]) -> dict[str, npt.NDArray[Any]]:
     """Arrays by name, each put together from those of its name."""
     found = list(parts)
     return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+
+
+def look_at_features(extractor: FeatureExtractor) -> Callable[[Tensor], Pending]:
+    """What :func:`make_parts` is to know of images: all that an extractor gives."""
+
+    def look(pixels: Tensor) -> Pending:
+        extraction = Extraction(pixels, extractor)
+        return lambda: extraction.read().arrays()
+
+    return look
 
 
 @contextlib.contextmanager

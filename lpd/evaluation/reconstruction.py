@@ -19,10 +19,16 @@ from lpd.data.transforms import normalize_
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.evaluation import image_quality, metrics, tables
-from lpd.evaluation.features import FeatureExtractor, load_feature_extractor
+from lpd.evaluation.digests import array_digest
+from lpd.evaluation.features import (
+    FeatureExtractor,
+    load_classifier,
+    load_feature_extractor,
+    with_classifier,
+)
 from lpd.evaluation.image_modes import ReconstructConfig
 from lpd.evaluation.image_quality import Distances
-from lpd.evaluation.image_results import Results, array_digest, find_duplicates, measured_once
+from lpd.evaluation.image_results import Results, find_duplicates, measured_once
 from lpd.evaluation.metrics import Number, all_numbers
 from lpd.evaluation.parts import (
     DIGESTS,
@@ -33,10 +39,10 @@ from lpd.evaluation.parts import (
     make_parts,
 )
 from lpd.evaluation.pending import HostCopy
-from lpd.evaluation.reference import FeatureSummary, Reference, list_digest
+from lpd.evaluation.reference import FeatureSummary, list_digest
 from lpd.evaluation.report import RESULTS_NAME, write_grid
 from lpd.evaluation.sample_source import class_folder_labels
-from lpd.evaluation.statistics import Extraction
+from lpd.evaluation.statistics import Extraction, FeatureBatch
 from lpd.files import printable
 from lpd.provenance import Origin
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
@@ -46,7 +52,7 @@ GRID_NAME = "reconstructions.png"
 # number is fixed because the last digits of what comes out depend on it.
 _PIXELS_AT_A_TIME = 2**21
 _GRID_COLUMNS = 8
-_ORIGINAL = "original_"  # before the names of what is kept of the images' own features
+_ORIGINAL = "original_"  # before the names of what is known of the images' own features
 
 QUALITY: tuple[Number, ...] = (
     Number(key="psnr", heading="PSNR", format="{:.2f}"),
@@ -103,6 +109,9 @@ def run_reconstruction(config: ReconstructConfig, world: World) -> Results:
         extractor = load_feature_extractor(
             options.feature_extractor, world.device, options.inception_path
         )
+        classifier = None
+        if config.classifier is not None:
+            classifier = load_classifier(config.classifier, world.device)
         tokenizer = VQTokenizer.from_pretrained(config.vqgan_path, world.device)
         reconstruct = Reconstructor(tokenizer, config.img_size)
         index = index_any_images(config.data_path)
@@ -115,16 +124,20 @@ def run_reconstruction(config: ReconstructConfig, world: World) -> Results:
                 "vqgan_path": tokenizer.sha256,
                 "images": list_digest(index),
                 "feature_extractor": extractor.fingerprint,
+                "classifier": classifier.fingerprint if classifier else None,
                 "img_size": config.img_size,
                 "num_images": len(index.files),
                 "lpips": about_lpips,
-            }
+            },
+            defaults={"classifier": None},
         )
     )
     images = SquareImages(index, config.img_size)
     work = _Work(
         index=index,
+        device=world.device,
         extractor=extractor,
+        seen_by=with_classifier(extractor, classifier) if classifier else extractor,
         reconstruct=reconstruct,
         lpips=lpips,
         summary=FeatureSummary(len(index.files)),
@@ -165,7 +178,11 @@ class _Work:
     """What is done with every block of images, with every part of them, and with all."""
 
     index: ImageIndex
+    device: torch.device
     extractor: FeatureExtractor
+    """Of the images."""
+    seen_by: FeatureExtractor
+    """Of what comes back: the same, with a classifier beside it where there is one."""
     reconstruct: Reconstructor
     lpips: Distances | None
     summary: FeatureSummary
@@ -176,7 +193,7 @@ class _Work:
         """Ask the device for what is to be known of a block."""
         codes, images = self.reconstruct(pixels)
         original = Extraction(pixels, self.extractor)
-        extraction = Extraction(images, self.extractor)
+        extraction = Extraction(images, self.seen_by)
         wanted = {
             "codes": codes,
             "mse": image_quality.mean_squared_error(pixels, images),
@@ -187,11 +204,9 @@ class _Work:
         copies = HostCopy(*asked.values())
 
         def read() -> dict[str, npt.NDArray[Any]]:
-            reconstructed = extraction.read()
             return {
-                "features": reconstructed.features,
-                "logits": reconstructed.logits,
-                "original": original.read().features,
+                **extraction.read().arrays(),
+                **{_ORIGINAL + name: each for name, each in original.read().arrays().items()},
                 **dict(zip(asked, copies.read(), strict=True)),
             }
 
@@ -200,26 +215,22 @@ class _Work:
     def finish(self, rows: range, arrays: Arrays) -> Arrays:
         """What a part keeps: how often each code occurs, and a summary of the images' own
         features, in place of either for each image."""
-        rest = {name: each for name, each in arrays.items() if name not in {"codes", "original"}}
+        rest = _per_image({name: each for name, each in arrays.items() if name != "codes"})
         counts = np.bincount(arrays["codes"].ravel(), minlength=self.num_codes)  # (V,)
-        kept = self.summary.of(rows, arrays["original"])
+        kept = self.summary.of(rows, _originals(arrays))
         return {**rest, "counts": counts, **{_ORIGINAL + name: each for name, each in kept.items()}}
 
     def results(self, parts: PartFolder) -> Results:
         """The numbers of all parts."""
         warnings: list[str] = []
-        labels = class_folder_labels(self.index, self.extractor.num_classes, warnings)
-        statistics, neighbours = self.summary.total(_originals(part) for part in parts.read())
+        labels = class_folder_labels(self.index, self.seen_by.num_classes, warnings)
+        reference = self.summary.total(_originals(part) for part in parts.read())
         counts = sum(part["counts"] for part in parts.read())
         assert isinstance(counts, np.ndarray)
         seen = concatenated(_per_image(part) for part in parts.read())
-        samples = metrics.Samples(
-            features=seen["features"],
-            logits=seen["logits"],
-            labels=self.index.labels if labels is None else labels,
-            logits_are_classes=labels is not None,
-        )
-        reference = Reference(statistics=statistics, features=neighbours)
+        measured = FeatureBatch.from_arrays(seen)
+        assert measured is not None
+        samples = metrics.Samples.of(measured, labels, device=self.device)
         duplicates = find_duplicates(seen[DIGESTS])
         warnings += duplicates.warnings(len(samples), lambda row: printable(self.index.files[row]))
         return {

@@ -1,6 +1,6 @@
 """What generated images are compared with: statistics in a file, or the images of a folder.
 
-n images, m of them kept for precision and recall, D features.
+n images, m of them kept for kernel distance, precision and recall, D features, E spatial features.
 """
 
 import hashlib
@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from lpd.data.archives import IMAGES_KEY, ImageArchive
@@ -21,13 +20,18 @@ from lpd.data.images import ImageIndex, LoadedImage, SquareImages, index_any_ima
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.evaluation.features import FeatureExtractor
-from lpd.evaluation.parts import DIGESTS, Arrays, PartFolder, Pending, make_parts
-from lpd.evaluation.statistics import Extraction, GaussianStatistics, Moments
+from lpd.evaluation.parts import DIGESTS, Arrays, PartFolder, look_at_features, make_parts
+from lpd.evaluation.statistics import GaussianStatistics, Moments, check_finite
 from lpd.files import atomic_path, sha256_of_file
 from lpd.provenance import Origin
 
 # Published precision and recall are against 10,000 real images (arXiv 2105.05233).
 MAX_NEIGHBOUR_IMAGES = 10_000
+NO_REFERENCE = "no --reference was given: FID, sFID, KID, precision and recall are left empty"
+"""What is told where there is none."""
+
+# The arrays of a file that are read when it is opened; images are read when they are needed.
+_ARRAYS = ("mu", "sigma", "mu_s", "sigma_s", "features", "origin", "about")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +40,10 @@ class Reference:
 
     statistics: GaussianStatistics | None = None
     """For the Fréchet distance."""
+    spatial: GaussianStatistics | None = None
+    """Of spatial features, for sFID."""
     features: npt.NDArray[np.float32] | None = None
-    """(m, D), for precision and recall."""
+    """(m, D), for the kernel distance, precision and recall."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +55,7 @@ class ReferenceSource:
     fingerprint: str
     """Equal for equal references."""
     known: Reference
-    """What a statistics file holds."""
+    """What a statistics file holds that the extractor gives too."""
     images: Dataset[LoadedImage] | None
     """Images that features are computed of."""
     num_images: int
@@ -74,9 +80,10 @@ def open_reference(path: Path, img_size: int, extractor: FeatureExtractor) -> Re
     """Find and check a reference.
 
     Args:
-        path: an ``.npz`` with statistics (``mu``, ``sigma``), images (``arr_0``) or both, as ADM
-            publishes them and :mod:`lpd.evaluation.custom_reference` makes them; or a folder of
-            images, directly in it or in class folders, or a folder with such a folder ``train``.
+        path: an ``.npz`` with statistics (``mu`` and ``sigma``, and ``mu_s`` and ``sigma_s`` of
+            spatial features), images (``arr_0``) or both, as ADM publishes them and
+            :mod:`lpd.evaluation.custom_reference` makes them; or a folder of images, directly in it
+            or in class folders, or a folder with such a folder ``train``.
         img_size: images of a folder are cropped to it; those in a file must have it.
         extractor: what will compute features.
 
@@ -98,7 +105,11 @@ def open_reference(path: Path, img_size: int, extractor: FeatureExtractor) -> Re
     return ReferenceSource(
         path=path,
         fingerprint=f"file {sha256_of_file(path)}",
-        known=Reference(statistics=content.statistics, features=content.features),
+        known=Reference(
+            statistics=content.statistics,
+            spatial=None if extractor.num_spatial is None else content.spatial,
+            features=content.features,
+        ),
         images=content.images,
         num_images=0 if content.images is None else len(content.images),
     )
@@ -129,14 +140,20 @@ def load_reference(
     origin = f"{source.fingerprint} by {extractor.fingerprint}"
 
     def keep(measured: MeasuredReference) -> None:
-        write_statistics(cache, measured.statistics, features=measured.features, origin=origin)
+        write_statistics(cache, measured.reference, origin=origin)
 
-    computed = world.broadcast(_read_cache(cache, origin) if world.is_main else None)
+    def cached() -> Reference | None:
+        return world.broadcast(_read_cache(cache, origin, extractor) if world.is_main else None)
+
+    computed = cached()
     if computed is None:
         measure_reference(source, extractor, cache, world, keep, num_workers=num_workers)
-        computed = world.broadcast(_read_cache(cache, origin) if world.is_main else None)
+        computed = cached()
+    assert computed is not None
     return Reference(
-        statistics=source.known.statistics or computed.statistics, features=computed.features
+        statistics=source.known.statistics or computed.statistics,
+        spatial=source.known.spatial or computed.spatial,
+        features=computed.features,
     )
 
 
@@ -144,12 +161,10 @@ def load_reference(
 class MeasuredReference:
     """The images of a reference, seen."""
 
-    statistics: GaussianStatistics
-    """Of all images."""
-    features: npt.NDArray[np.float32]
-    """(m, D) of those kept, evenly spread."""
-    digests: npt.NDArray[np.bytes_]
-    """(n,) a hash of every image's pixels."""
+    reference: Reference
+    """Statistics of all images, and the features of some, evenly spread."""
+    digests: npt.NDArray[np.uint8]
+    """(n, DIGEST_BYTES) of every image's pixels, see :mod:`lpd.evaluation.digests`."""
 
 
 def measure_reference(
@@ -185,27 +200,22 @@ def measure_reference(
         source.num_images,
     )
 
-    def look(pixels: Tensor) -> Pending:
-        extraction = Extraction(pixels, extractor)
-        return lambda: {"features": extraction.read().features}
-
     def finish(rows: range, arrays: Arrays) -> Arrays:
-        return {DIGESTS: arrays[DIGESTS], **summary.of(rows, arrays["features"])}
+        return {DIGESTS: arrays[DIGESTS], **summary.of(rows, arrays)}
 
     make_parts(
         parts,
         source.images,
         world,
-        look,
+        look_at_features(extractor),
         what=f"the reference {source.path}",
         num_workers=num_workers,
         finish=finish,
     )
     with world.together():
         if world.is_main:
-            statistics, features = summary.total(parts.read())
             digests = np.concatenate([part[DIGESTS] for part in parts.read()])
-            keep(MeasuredReference(statistics=statistics, features=features, digests=digests))
+            keep(MeasuredReference(reference=summary.total(parts.read()), digests=digests))
             parts.remove()
 
 
@@ -220,44 +230,76 @@ class FeatureSummary:
         count = min(num_images, MAX_NEIGHBOUR_IMAGES)
         self._kept = np.arange(count) * num_images // count  # (m,) evenly over all classes
 
-    def of(self, rows: range, features: npt.NDArray[np.float32]) -> Arrays:
-        """What is kept of a part's features (r, D)."""
-        kept = {"kept": features[np.isin(rows, self._kept)]}
-        if len(rows) <= 2 * features.shape[1]:  # float32 rows take no more room than the scatter
-            return {"features": features, **kept}
-        moments = Moments.of(features)
-        return {
-            "count": np.array(moments.count),
-            "mean": moments.mean,
-            "scatter": moments.scatter,
-            **kept,
-        }
+    def of(self, rows: range, seen: Arrays) -> Arrays:
+        """What is kept of a part.
 
-    def total(self, parts: Iterable[Arrays]) -> tuple[GaussianStatistics, npt.NDArray[np.float32]]:
-        """Statistics of all features, added up in order, and the features kept (m, D)."""
+        Args:
+            rows: its r images.
+            seen: ``features`` (r, D) and, where the extractor gives them, ``spatial`` (r, E).
+        """
+        summary = {"kept": seen["features"][np.isin(rows, self._kept)]}
+        for name in _SUMMARIZED:
+            if name in seen:
+                summary |= _summed(name, seen[name])
+        return summary
+
+    def total(self, parts: Iterable[Arrays]) -> Reference:
+        """Statistics of all images, added up in order, and the features kept (m, D)."""
         kept: list[npt.NDArray[np.float32]] = []
-        moments: Moments | None = None
+        moments: dict[str, Moments] = {}
         for part in parts:
             kept.append(part["kept"])
-            more = _moments(part)
-            moments = more if moments is None else moments + more
-        assert moments is not None
-        return moments.statistics(), np.concatenate(kept)
+            for name in _SUMMARIZED:
+                more = _moments(name, part)
+                if more is not None:
+                    moments[name] = moments[name] + more if name in moments else more
+        statistics = {name: each.statistics() for name, each in moments.items()}
+        return Reference(
+            statistics=statistics["features"],
+            spatial=statistics.get("spatial"),
+            features=np.concatenate(kept),
+        )
 
 
-def _moments(part: Arrays) -> Moments:
-    if "features" in part:
-        return Moments.of(part["features"])
-    return Moments(count=int(part["count"]), mean=part["mean"], scatter=part["scatter"])
+_SUMMARIZED = ("features", "spatial")
 
 
-def _read_cache(path: Path, origin: str) -> Reference | None:
+def _summed(name: str, values: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+    """What statistics need of (r, D) features: themselves or their moments, whichever is less."""
+    if len(values) <= 2 * values.shape[1]:  # float32 rows take no more room than the scatter
+        return {name: values}
+    moments = Moments.of(values)
+    return {
+        f"{name}_count": np.array(moments.count),
+        f"{name}_mean": moments.mean,
+        f"{name}_scatter": moments.scatter,
+    }
+
+
+def _moments(name: str, part: Arrays) -> Moments | None:
+    """Of what :func:`_summed` gave; None where there is nothing of this name."""
+    if name in part:
+        return Moments.of(part[name])
+    if f"{name}_count" not in part:
+        return None
+    return Moments(
+        count=int(part[f"{name}_count"]),
+        mean=part[f"{name}_mean"],
+        scatter=part[f"{name}_scatter"],
+    )
+
+
+def _read_cache(path: Path, origin: str, extractor: FeatureExtractor) -> Reference | None:
     if not path.is_file():
         return None
     content = read_statistics(path)
     if content.origin != origin or content.features is None:
         return None
-    return Reference(statistics=content.statistics, features=content.features)
+    if content.spatial is None and extractor.num_spatial is not None:
+        return None  # an earlier version's
+    return Reference(
+        statistics=content.statistics, spatial=content.spatial, features=content.features
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +308,8 @@ class StatisticsFile:
 
     statistics: GaussianStatistics | None
     """``mu`` (D,) and ``sigma`` (D, D)."""
+    spatial: GaussianStatistics | None = None
+    """``mu_s`` (E,) and ``sigma_s`` (E, E), of ADM's spatial features."""
     images: ImageArchive | None = None
     """``arr_0`` (n, H, W, 3), not read yet."""
     features: npt.NDArray[np.float32] | None = None
@@ -291,56 +335,77 @@ def read_statistics(path: Path) -> StatisticsFile:
         with np.load(path, allow_pickle=False) as content:
             if not isinstance(content, np.lib.npyio.NpzFile):
                 raise InputError("it holds one array, not an archive of them")
-            arrays = {
-                name: content[name]
-                for name in ("mu", "sigma", "features", "origin", "about")
-                if name in content
-            }
+            arrays = {name: content[name] for name in _ARRAYS if name in content}
             has_images = IMAGES_KEY in content
-        statistics = None
-        if {"mu", "sigma"} <= arrays.keys():
-            statistics = GaussianStatistics(
-                mean=arrays["mu"].astype(np.float64), covariance=arrays["sigma"].astype(np.float64)
-            )
-        elif not has_images:
+        if not ({"mu", "sigma"} <= arrays.keys() or has_images):
             raise InputError(f"it has neither mu and sigma nor {IMAGES_KEY}")
+        statistics = _statistics_of(arrays, "mu", "sigma")
+        spatial = _statistics_of(arrays, "mu_s", "sigma_s")
         about = json.loads(str(arrays["about"])) if "about" in arrays else {}
         if not isinstance(about, dict):
             raise InputError("what it says about itself is no JSON object")
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} is no .npz of reference statistics: {error}") from error
+    features = arrays.get("features")
+    if features is not None:
+        if features.ndim != 2 or features.dtype.kind != "f":
+            raise InputError(
+                f"{path}: features must hold real numbers (m, D), got {features.dtype} "
+                f"{features.shape}"
+            )
+        check_finite(f"{path}: features", features)
     origin = arrays.get("origin")
     return StatisticsFile(
         statistics=statistics,
+        spatial=spatial,
         images=ImageArchive(path) if has_images else None,
-        features=arrays.get("features"),
+        features=features,
         origin=None if origin is None else str(origin),
         about=about,
     )
 
 
+def _statistics_of(
+    arrays: Mapping[str, npt.NDArray[Any]], mean: str, covariance: str
+) -> GaussianStatistics | None:
+    if not {mean, covariance} <= arrays.keys():
+        return None
+    return GaussianStatistics(
+        mean=_as_float64(arrays[mean]), covariance=_as_float64(arrays[covariance])
+    )
+
+
+def _as_float64(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Real numbers in float64; what is none stays as it is, to be refused."""
+    return values.astype(np.float64) if values.dtype.kind == "f" else values
+
+
 def write_statistics(
     path: Path,
-    statistics: GaussianStatistics,
+    reference: Reference,
     *,
-    features: npt.NDArray[np.float32] | None = None,
-    origin: str = "",
+    origin: str | None = None,
     about: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write an ``.npz`` with ``mu`` and ``sigma``, whole or not at all.
+    """Write an ``.npz`` as :func:`read_statistics` reads it, whole or not at all.
 
     Args:
         path: the file.
-        statistics: of all images.
-        features: (m, D) of some of them.
-        origin: what the features were computed of, and with what.
+        reference: what goes into it.
+        origin: what it was computed of, and with what.
         about: what made the file, and of what; anything that JSON can hold.
     """
-    arrays: dict[str, npt.NDArray[Any]] = {"mu": statistics.mean, "sigma": statistics.covariance}
-    if features is not None:
-        arrays |= {"features": features, "origin": np.array(origin)}
+    arrays: dict[str, npt.NDArray[Any]] = {}
+    if reference.statistics is not None:
+        arrays |= {"mu": reference.statistics.mean, "sigma": reference.statistics.covariance}
+    if reference.spatial is not None:
+        arrays |= {"mu_s": reference.spatial.mean, "sigma_s": reference.spatial.covariance}
+    if reference.features is not None:
+        arrays["features"] = reference.features
+    if origin is not None:
+        arrays["origin"] = np.array(origin)
     if about is not None:
-        arrays |= {"about": np.array(json.dumps(dict(about)))}
+        arrays["about"] = np.array(json.dumps(dict(about)))
     with atomic_path(path) as temporary:
         np.savez(temporary, **arrays)  # type: ignore[arg-type]  # its stub: allow_pickle
 
@@ -353,14 +418,12 @@ def _check_fits(
     Raises:
         InputError: it is not.
     """
-    counts = set() if content.statistics is None else {len(content.statistics.mean)}
+    if content.statistics is not None:
+        _check_count(path, "features", len(content.statistics.mean), extractor.num_features)
     if content.features is not None:
-        counts |= {content.features.shape[-1] if content.features.ndim == 2 else 0}
-    for count in counts - {extractor.num_features}:
-        raise InputError(
-            f"{path} holds statistics of {count} features, but the feature extractor gives "
-            f"{extractor.num_features}; it was made with another one"
-        )
+        _check_count(path, "features", content.features.shape[1], extractor.num_features)
+    if content.spatial is not None and extractor.num_spatial is not None:
+        _check_count(path, "spatial features", len(content.spatial.mean), extractor.num_spatial)
     made_by = content.about.get("extractor")
     if made_by is not None and made_by != extractor.fingerprint:
         raise InputError(
@@ -375,4 +438,12 @@ def _check_fits(
         raise InputError(
             f"{path} is of images of {others} pixels, and those to compare with it have "
             f"{img_size}: make a reference of that size"
+        )
+
+
+def _check_count(path: Path, what: str, count: int, expected: int) -> None:
+    if count != expected:
+        raise InputError(
+            f"{path} holds statistics of {count} {what}, but the feature extractor gives "
+            f"{expected}; it was made with another one"
         )

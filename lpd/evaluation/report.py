@@ -17,7 +17,7 @@ from torchvision.utils import make_grid
 
 from lpd.errors import InputError
 from lpd.evaluation import tables
-from lpd.evaluation.metrics import Number, all_numbers
+from lpd.evaluation.metrics import Number, Samples, all_numbers
 from lpd.evaluation.setting import BASE_NAMES
 from lpd.evaluation.speed import Speed
 from lpd.files import atomic_path, read_json, write_csv, write_json
@@ -30,6 +30,7 @@ TABLE_NAME = "results.csv"
 SUMMARY_NAME = "summary.csv"
 SAMPLES_NAME = "samples.npz"
 GRID_NAME = "samples.png"
+CLASSES_NAME = "class_accuracy.json"
 
 Images = npt.NDArray[np.uint8]
 
@@ -329,6 +330,13 @@ def table(results: Sequence[SettingResult]) -> str:
     seeds = [Number(key="seeds", heading="seeds", format="{}")] if several else []
     columns = (*_FIRST_COLUMNS, *varied, *seeds, _NUM_IMAGES, *_numbers())
     return tables.table(rows, columns)
+
+
+def write_class_accuracy(folder: Path, samples: Samples) -> None:
+    """Write how often the images of each class are told to be of it, where something tells."""
+    accuracy = samples.class_accuracy()
+    if accuracy is not None:
+        write_json(folder / CLASSES_NAME, accuracy.plain())
 
 
 def write_grid(path: Path, images: Images, columns: int) -> None:

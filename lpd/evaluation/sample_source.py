@@ -188,13 +188,13 @@ def _square_side(path: Path, width: int, height: int) -> int:
 def class_folder_labels(
     index: ImageIndex, num_classes: int | None, warnings: list[str]
 ) -> npt.NDArray[np.int64] | None:
-    """The labels of class folders, where the extractor's classes are theirs."""
+    """The labels of class folders, where the classes that are told apart are theirs."""
     names = index.class_names
     if num_classes is None or not names:
         return None
     if len(names) != num_classes:
         warnings.append(
-            f"{index.root} has {len(names)} class folders, and the feature extractor {num_classes} "
+            f"{index.root} has {len(names)} class folders, but the classifier tells {num_classes} "
             "classes: class accuracy is left empty"
         )
         return None
@@ -238,13 +238,13 @@ def _in_range(
     if extractor.num_classes is None:
         warnings.append(
             f"the feature extractor knows no classes: {place} is not used, and class accuracy is "
-            "left empty"
+            "left empty; --classifier names what knows them"
         )
         return None
     if labels.min() < 0 or labels.max() >= extractor.num_classes:
         raise InputError(
-            f"{place} has labels from {labels.min()} to {labels.max()}, but the feature extractor "
-            f"has {extractor.num_classes} classes"
+            f"{place} has labels from {labels.min()} to {labels.max()}, but the classifier tells "
+            f"{extractor.num_classes} classes"
         )
     return labels
 

@@ -1,31 +1,36 @@
 """Measure the images of any model: what ``main_eval.py --samples`` runs."""
 
-from collections.abc import Callable
-
-import numpy as np
-import numpy.typing as npt
-from torch import Tensor
-
 from lpd import cli
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.evaluation import metrics, tables
-from lpd.evaluation.features import FeatureExtractor, load_feature_extractor
+from lpd.evaluation.digests import array_digest
+from lpd.evaluation.features import (
+    FeatureExtractor,
+    load_classifier,
+    load_feature_extractor,
+    with_classifier,
+)
 from lpd.evaluation.image_modes import SamplesConfig
 from lpd.evaluation.image_results import (
     PUBLISHED_IMAGES,
     Results,
-    array_digest,
     find_duplicates,
     measured_once,
 )
 from lpd.evaluation.metrics import Number, all_numbers
-from lpd.evaluation.parts import DIGESTS, PartFolder, Pending, concatenated, make_parts
-from lpd.evaluation.reference import Reference, ReferenceSource, load_reference, open_reference
-from lpd.evaluation.report import RESULTS_NAME
+from lpd.evaluation.parts import DIGESTS, PartFolder, concatenated, look_at_features, make_parts
+from lpd.evaluation.reference import (
+    NO_REFERENCE,
+    Reference,
+    ReferenceSource,
+    load_reference,
+    open_reference,
+)
+from lpd.evaluation.report import RESULTS_NAME, write_class_accuracy
 from lpd.evaluation.sample_source import SampleSource, open_samples
 from lpd.evaluation.setting import INCEPTION
-from lpd.evaluation.statistics import Extraction
+from lpd.evaluation.statistics import FeatureBatch
 from lpd.provenance import Origin
 
 _COLUMNS = (
@@ -50,11 +55,15 @@ def run_samples(config: SamplesConfig, world: World) -> Results:
         extractor = load_feature_extractor(
             options.feature_extractor, world.device, options.inception_path
         )
-        source = open_samples(config, extractor)
+        classifier = None
+        if config.classifier is not None:
+            classifier = load_classifier(config.classifier, world.device)
+        seen_by = with_classifier(extractor, classifier) if classifier else extractor
+        source = open_samples(config, seen_by)
         reference = None
         if config.reference is not None:
             reference = open_reference(config.reference, source.size, extractor)
-    origin: Origin = world.broadcast(_origin(source, extractor, reference))
+    origin: Origin = world.broadcast(_origin(source, extractor, classifier, reference))
     with world.together():
         if origin.values["samples"] != source.fingerprint:
             raise InputError(
@@ -76,13 +85,13 @@ def run_samples(config: SamplesConfig, world: World) -> Results:
             parts,
             source.images,
             world,
-            look_at_features(extractor),
+            look_at_features(seen_by),
             what=f"samples {config.samples}",
             num_workers=options.num_workers,
         )
         if not world.is_main:
             return None
-        return _results(config, source, extractor, compared_with, parts)
+        return _results(config, world, source, seen_by, compared_with, parts)
 
     results = measured_once(config.output_dir, origin, source.num_images, world, measure)
     if world.is_main:
@@ -93,38 +102,29 @@ def run_samples(config: SamplesConfig, world: World) -> Results:
     return results
 
 
-def look_at_features(extractor: FeatureExtractor) -> Callable[[Tensor], Pending]:
-    """What :func:`lpd.evaluation.parts.make_parts` is to know of images: features and logits."""
-
-    def look(pixels: Tensor) -> Pending:
-        extraction = Extraction(pixels, extractor)
-
-        def read() -> dict[str, npt.NDArray[np.float32]]:
-            batch = extraction.read()
-            return {"features": batch.features, "logits": batch.logits}
-
-        return read
-
-    return look
-
-
 def _origin(
-    source: SampleSource, extractor: FeatureExtractor, reference: ReferenceSource | None
+    source: SampleSource,
+    extractor: FeatureExtractor,
+    classifier: FeatureExtractor | None,
+    reference: ReferenceSource | None,
 ) -> Origin:
     return Origin(
         values={
             "samples": source.fingerprint,
             "labels": None if source.labels is None else array_digest(source.labels),
             "feature_extractor": extractor.fingerprint,
+            "classifier": None if classifier is None else classifier.fingerprint,
             "reference": None if reference is None else reference.fingerprint,
             "img_size": source.size,
             "num_images": source.num_images,
-        }
+        },
+        defaults={"classifier": None},
     )
 
 
 def _results(
     config: SamplesConfig,
+    world: World,
     source: SampleSource,
     extractor: FeatureExtractor,
     reference: Reference,
@@ -141,12 +141,10 @@ def _results(
             "and give another --output_dir"
         )
     seen = concatenated(parts.read())
-    samples = metrics.Samples(
-        features=seen["features"],
-        logits=seen["logits"],
-        labels=np.zeros(source.num_images, np.int64) if source.labels is None else source.labels,
-        logits_are_classes=source.labels is not None,
-    )
+    measured = FeatureBatch.from_arrays(seen)
+    assert measured is not None
+    samples = metrics.Samples.of(measured, source.labels, device=world.device)
+    write_class_accuracy(config.output_dir, samples)
     duplicates = find_duplicates(seen[DIGESTS])
     return {
         "images": source.num_images,
@@ -165,7 +163,7 @@ def _results(
 
 def _not_comparable(config: SamplesConfig, num_images: int) -> list[str]:
     if config.reference is None:
-        return ["no --reference was given: FID, precision and recall are left empty"]
+        return [NO_REFERENCE]
     if config.measuring.feature_extractor == INCEPTION and num_images < PUBLISHED_IMAGES:
         warning = (
             f"FID of {num_images} images is larger than that of more from the same model: it does "

@@ -56,7 +56,10 @@ class EvalConfig:
     device: str | None = None
     """Such as cpu or cuda; the GPU where there is one by default."""
     feature_extractor: str = INCEPTION
-    """inception, or the folder of a classifier that takes its place."""
+    """inception; a backbone of timm's, as timm:NAME or timm:NAME=FILE; or a classifier's folder."""
+    classifier: str | None = None
+    """What tells the classes of images for their accuracy: a folder or timm:NAME; by default the
+    extractor, where its classes are the model's."""
     inception_path: Path | None = None
     """Inception's weight file; by default where torch-fidelity keeps it."""
     reference: Path | None = None
@@ -74,7 +77,7 @@ class EvalConfig:
     save_npz: bool = False
     """Write all images of a setting as one .npz (arr_0), as ADM's evaluator reads them."""
     keep_features: bool = False
-    """Keep the features and logits of all images (0.6 GB for 50,000 images by Inception). They are
+    """Keep the features and logits of all images (1 GB for 50,000 images by Inception). They are
     computed again from the codes, without generating, where they are needed."""
     chunk_size: int = 1000
     """Most images of a file; interrupted runs make what is in no file."""

@@ -3,17 +3,19 @@
 Where images come from does not matter here: they may be generated, read from a folder or from an
 archive, or reconstructed by the tokenizer. Whoever has them hands them over as batches of pixels.
 
-B images of a batch, n images in all, D features, C logits. Moments are float64 throughout:
-covariances of 2048 features lose too much in float32.
+B images of a batch, n images in all, D features, E spatial features, C logits. Moments are float64
+throughout: covariances of 2048 features lose too much in float32.
 """
 
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.linalg.blas import dsyrk
 from torch import Tensor
 
 from lpd.errors import InputError
@@ -23,44 +25,77 @@ from lpd.marks import mark
 
 Float64Array = npt.NDArray[np.float64]
 
-# Adding up (D, D) moments costs as much as computing those of D images.
-_ROWS_AT_A_TIME = 4096
+# Rows that are made float64 at a time: more would not stay in a processor's caches.
+_ROWS_IN_CACHE = 1024
+# How far the covariance in a file may be from symmetric, and its eigenvalues below 0, through the
+# largest sum of a row: what is left of float32 after the sums of many images.
+_ASYMMETRY = 1e-5
+_NEGATIVITY = 1e-6
+
+
+def check_finite(name: str, values: npt.NDArray[Any]) -> None:
+    """Check that there is a number in every place of what was computed of images.
+
+    Args:
+        name: what they are.
+        values: (n, ...) of n images.
+
+    Raises:
+        InputError: in some place there is none; says how many images have one.
+    """
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)  # (n,)
+    if not finite.all():
+        raise InputError(
+            f"{name} of {(~finite).sum()} of {len(values)} images are not finite: the weights of "
+            "the feature extractor are damaged, or it overflows; check them, or give another one"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureBatch:
-    """What is known of a batch of images, in host memory."""
+    """What is known of a batch of images, in host memory; numbers that are none are refused."""
 
     features: npt.NDArray[np.float32]
     """(B, D)"""
     logits: npt.NDArray[np.float32]
     """(B, C)"""
+    spatial: npt.NDArray[np.float32] | None = None
+    """(B, E)"""
+    class_logits: npt.NDArray[np.float32] | None = None
+    """(B, classes)"""
+
+    def __post_init__(self) -> None:
+        for name, values in self.arrays().items():
+            check_finite(name, values)
 
     def __len__(self) -> int:
         return len(self.features)
 
     def arrays(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Everything by name, as a file holds it."""
-        return {"features": self.features, "logits": self.logits}
+        """Those that are there, by name, as a file holds them; see
+        :class:`lpd.evaluation.features.Features`."""
+        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.float32]]) -> Self | None:
-        """What :meth:`arrays` gave; None where nothing of it is there.
+        """What :meth:`arrays` gave, among other arrays; None where there are no features.
 
         Raises:
             KeyError: only a part is there.
+            InputError: a number is none.
         """
-        if "features" not in arrays and "logits" not in arrays:
+        if "features" not in arrays:
             return None
-        return cls(features=arrays["features"], logits=arrays["logits"])
+        further = {name: arrays[name] for name in ("spatial", "class_logits") if name in arrays}
+        return cls(features=arrays["features"], logits=arrays["logits"], **further)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """Batches as one."""
-        return cls(
-            features=np.concatenate([part.features for part in parts]),
-            logits=np.concatenate([part.logits for part in parts]),
-        )
+        """Batches as one, with what all of them have."""
+        arrays = [part.arrays() for part in parts]
+        shared = [name for name in arrays[0] if all(name in each for each in arrays)]
+        return cls(**{name: np.concatenate([each[name] for each in arrays]) for name in shared})
 
 
 class Extraction:
@@ -72,15 +107,19 @@ class Extraction:
     """
 
     def __init__(self, images: Tensor, extractor: FeatureExtractor) -> None:
-        measured = extractor(images)
+        arrays = extractor(images).arrays()
         self.computed = mark(images.device)
         """Behind the extractor's work."""
-        self._copy = HostCopy(measured.features.float(), measured.logits.float())
+        self._names = tuple(arrays)
+        self._copy = HostCopy(*(values.float() for values in arrays.values()))
 
     def read(self) -> FeatureBatch:
-        """The features; waits for them, and for nothing that was asked for later."""
-        features, logits = self._copy.read()
-        return FeatureBatch(features=features, logits=logits)
+        """The features; waits for them, and for nothing that was asked for later.
+
+        Raises:
+            InputError: they are not finite.
+        """
+        return FeatureBatch(**dict(zip(self._names, self._copy.read(), strict=True)))
 
 
 def extract(
@@ -119,8 +158,38 @@ class GaussianStatistics:
                 "statistics are a mean of D numbers and a covariance of D x D, got shapes "
                 f"{self.mean.shape} and {self.covariance.shape}"
             )
-        if not (np.isfinite(self.mean).all() and np.isfinite(self.covariance).all()):
-            raise InputError("statistics hold a number that is not finite")
+        for name, values in (("mean", self.mean), ("covariance", self.covariance)):
+            if values.dtype.kind != "f":
+                raise InputError(
+                    f"the {name} of statistics holds real floating-point numbers, got "
+                    f"{values.dtype}"
+                )
+            if not np.isfinite(values).all():
+                raise InputError(f"statistics hold a number that is not finite, in their {name}")
+        self._check_covariance()
+
+    def _check_covariance(self) -> None:
+        scale = np.abs(self.covariance).sum(axis=1).max()  # no eigenvalue is larger
+        asymmetry = np.abs(self.covariance - self.covariance.T).max()
+        if asymmetry > _ASYMMETRY * scale:
+            raise InputError(
+                "the covariance of statistics is symmetric, but this one differs from its "
+                f"transpose by up to {asymmetry:.3g}, with rows that sum up to {scale:.3g}; the "
+                "file is damaged, or holds something else"
+            )
+        if scale == 0:
+            return
+        try:
+            # It exists where no eigenvalue is below minus what is added; a tenth of the cost of
+            # computing them.
+            np.linalg.cholesky(self.covariance + _NEGATIVITY * scale * np.eye(len(self.mean)))
+        except np.linalg.LinAlgError as error:
+            lowest = np.linalg.eigvalsh(self.covariance)[0]
+            raise InputError(
+                "a covariance has no negative eigenvalues, but that of these statistics has "
+                f"{lowest:.3g}, with rows that sum up to {scale:.3g}; the file is damaged, or "
+                "holds something else"
+            ) from error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,10 +210,17 @@ class Moments:
     @classmethod
     def of(cls, features: npt.NDArray[np.floating]) -> Self:
         """The moments of (n, D) features, n >= 1."""
-        samples = features.astype(np.float64)  # (n, D)
-        mean = samples.mean(axis=0)  # (D,)
-        samples -= mean
-        return cls(count=len(samples), mean=mean, scatter=samples.T @ samples)
+        count, size = features.shape
+        mean = features.mean(axis=0, dtype=np.float64)  # (D,)
+        scatter = np.zeros((size, size), order="F")  # as BLAS has it, which adds to it in place
+        deviations = np.empty((min(_ROWS_IN_CACHE, count), size))
+        for start in range(0, count, _ROWS_IN_CACHE):
+            rows = features[start : start + _ROWS_IN_CACHE]
+            part = np.subtract(rows, mean, out=deviations[: len(rows)])
+            # The upper triangle alone: half of the products of a matrix with its transpose.
+            scatter = dsyrk(1.0, part.T, beta=1.0, c=scatter, overwrite_c=1)
+        scatter += np.triu(scatter, 1).T
+        return cls(count=count, mean=mean, scatter=scatter)
 
     def __add__(self, other: Self) -> Self:
         count = self.count + other.count
@@ -165,31 +241,6 @@ class Moments:
         if self.count < 2:
             raise InputError(f"statistics need at least 2 images, got {self.count}")
         return GaussianStatistics(mean=self.mean, covariance=self.scatter / (self.count - 1))
-
-
-class RunningMoments:
-    """The moments of features that come batch by batch, without keeping them all."""
-
-    def __init__(self) -> None:
-        self._whole: Moments | None = None
-        self._pending: list[npt.NDArray[np.float32]] = []
-
-    def add(self, features: npt.NDArray[np.float32]) -> None:
-        """Take (B, D) features in, B >= 1."""
-        self._pending.append(features)
-        if sum(map(len, self._pending)) >= _ROWS_AT_A_TIME:
-            self._merge()
-
-    def moments(self) -> Moments | None:
-        """Those of everything taken in so far; None where that is nothing."""
-        if self._pending:
-            self._merge()
-        return self._whole
-
-    def _merge(self) -> None:
-        part = Moments.of(np.concatenate(self._pending))
-        self._pending.clear()
-        self._whole = part if self._whole is None else self._whole + part
 
 
 def gaussian_statistics(features: npt.NDArray[np.floating]) -> GaussianStatistics:

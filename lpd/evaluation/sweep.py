@@ -1,12 +1,12 @@
 """Evaluate a model: a sweep over ways to decode, in one run of any world size."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from lpd import cli
 from lpd.distributed import World
@@ -22,8 +22,16 @@ from lpd.evaluation.chunks import (
     missing_ranges,
     share_out,
 )
-from lpd.evaluation.features import FeatureExtractor, load_feature_extractor
+from lpd.evaluation.cores import sharing_cores
+from lpd.evaluation.digests import array_digest
+from lpd.evaluation.features import (
+    FeatureExtractor,
+    load_classifier,
+    load_feature_extractor,
+    with_classifier,
+)
 from lpd.evaluation.reference import (
+    NO_REFERENCE,
     Reference,
     ReferenceSource,
     load_reference,
@@ -33,7 +41,7 @@ from lpd.evaluation.reference import (
 from lpd.evaluation.report import SettingResult
 from lpd.evaluation.setting import BASE_NAMES, EvalConfig, Setting, base_of
 from lpd.evaluation.speed import measure_speed
-from lpd.evaluation.statistics import FeatureBatch, gaussian_statistics
+from lpd.evaluation.statistics import FeatureBatch
 from lpd.files import read_json, sha256_of_file, write_json
 from lpd.generation import ImageGenerator
 from lpd.machine import environment
@@ -89,14 +97,21 @@ def run_evaluation(config: EvalConfig, world: World) -> list[SettingResult]:
     extractor = load_feature_extractor(
         config.feature_extractor, world.device, config.inception_path
     )
+    classifier = None
+    if config.classifier is not None:
+        classifier = load_classifier(config.classifier, world.device, generator.num_classes)
     source = None
     if config.reference is not None:
         source = open_reference(config.reference, config.img_size, extractor)
     origin: Origin = world.broadcast(
-        output_origin(config, model.config, tokenizer, extractor, source) if world.is_main else None
+        output_origin(config, model.config, tokenizer, extractor, classifier, source)
+        if world.is_main
+        else None
     )
     base = _open_folder(config, origin)
-    evaluation = _Evaluation(config, world, generator, extractor, settings, origin, base)
+    evaluation = _Evaluation(
+        config, world, generator, extractor, classifier, settings, origin, base
+    )
     reference = evaluation.load_reference(source)
     record = {**origin.plain(), **base}
     if world.is_main:
@@ -172,6 +187,7 @@ class _Evaluation:
         world: World,
         generator: ImageGenerator,
         extractor: FeatureExtractor,
+        classifier: FeatureExtractor | None,
         settings: list[Setting],
         origin: Origin,
         base: Mapping[str, Any],
@@ -183,7 +199,9 @@ class _Evaluation:
         self.base = base
         # By name: two ways to say the same are one setting.
         self.settings = {setting.name(base): setting for setting in settings}
-        self.maker = ChunkMaker(generator, extractor)
+        seen_by = with_classifier(extractor, classifier) if classifier else extractor
+        self.tells_classes = seen_by.num_classes == generator.num_classes
+        self.maker = ChunkMaker(generator, seen_by)
         self._origin = origin
         # Rank 0 looks, so that all agree while others may already write.
         self.results: dict[str, SettingResult] = world.broadcast(
@@ -203,9 +221,14 @@ class _Evaluation:
         )
 
     def _identity(self, name: str) -> str:
-        """Of all that a setting's images and their features depend on."""
+        """Of all that a setting's images and their features depend on. What is not given is left
+        out, so that an option that is younger than a chunk changes nothing without it."""
         left_out = {"reference", "num_images"}
-        shared = {k: v for k, v in self._origin.plain().items() if k not in left_out}
+        shared = {
+            name: value
+            for name, value in self._origin.plain().items()
+            if name not in left_out and value is not None
+        }
         return digest({**shared, **self.settings[name].values})
 
     def load_reference(self, source: ReferenceSource | None) -> Reference:
@@ -214,7 +237,7 @@ class _Evaluation:
             return Reference()
         if source is None:
             if self.world.is_main:
-                print("no --reference was given: FID, precision and recall are left empty")
+                print(NO_REFERENCE)
             return Reference()
         return load_reference(
             source,
@@ -279,10 +302,11 @@ class _Evaluation:
         out. Speed is measured by rank 0 alone, while the others wait."""
         missing = [name for name in self.settings if name not in self.results]
         share = [missing[place] for place in self.world.shard(len(missing))]
-        for name in progress(
-            share, desc="metrics", unit="setting", disable=not (self.world.is_main and share)
-        ):
-            self._compute(name, reference)
+        with sharing_cores(self.world, min(len(missing), self.world.size)):
+            for name in progress(
+                share, desc="metrics", unit="setting", disable=not (self.world.is_main and share)
+            ):
+                self._compute(name, reference)
         self.world.barrier()
         if self.config.measure_speed and self.world.is_main:
             self._measure_speed()
@@ -292,9 +316,9 @@ class _Evaluation:
         setting, folder, files = self.settings[name], self._folder(name), self._chunks(name)
         chunks = [Chunk.load(path) for path in files.values()]
         self._write_grid(name, chunks)
-        same_classes = self.extractor.num_classes == self.generator.num_classes
+        samples = samples_of(chunks, tells_classes=self.tells_classes, device=self.world.device)
         result = replace(
-            compute_result(setting, chunks, reference, logits_are_classes=same_classes),
+            compute_result(setting, chunks, samples, reference),
             environment={
                 **environment(self.world.device),
                 "processes": self.world.size,
@@ -302,9 +326,12 @@ class _Evaluation:
                 "cuda_graphs": self.generator.graphs is not None,
             },
         )
-        features = FeatureBatch.concatenate([_measured(chunk) for chunk in chunks]).features
-        if len(features) > 1:
-            write_statistics(folder / STATISTICS_NAME, gaussian_statistics(features))
+        report.write_class_accuracy(folder, samples)
+        if len(samples) > 1:
+            write_statistics(
+                folder / STATISTICS_NAME,
+                Reference(statistics=samples.statistics, spatial=samples.spatial_statistics),
+            )
         if not self.config.keep_features:
             for path, chunk in zip(files.values(), chunks, strict=True):
                 chunk.without_features().save(path)
@@ -363,32 +390,43 @@ class _Evaluation:
             yield self.generator.decode(Chunk.load(path).codes)
 
 
+def samples_of(
+    chunks: list[Chunk], *, tells_classes: bool, device: torch.device
+) -> metrics.Samples:
+    """What metrics are computed of.
+
+    Args:
+        chunks: all of a setting, with features, in the order of their images.
+        tells_classes: whether logits, the classifier's or the extractor's, stand for the run's
+            classes.
+        device: where much is computed.
+    """
+    labels = np.concatenate([chunk.labels for chunk in chunks])  # (n,)
+    return metrics.Samples.of(
+        FeatureBatch.concatenate([_measured(chunk) for chunk in chunks]),
+        labels if tells_classes else None,
+        device=device,
+    )
+
+
 def _measured(chunk: Chunk) -> FeatureBatch:
     assert chunk.measured is not None
     return chunk.measured
 
 
 def compute_result(
-    setting: Setting, chunks: list[Chunk], reference: Reference, *, logits_are_classes: bool
+    setting: Setting, chunks: list[Chunk], samples: metrics.Samples, reference: Reference
 ) -> SettingResult:
-    """Compute a setting's numbers from its chunks, which are in the order of their images.
+    """Compute a setting's numbers.
 
     Args:
         setting: what was generated.
-        chunks: all of it, with features.
+        chunks: all of it.
+        samples: what metrics are computed of.
         reference: what it is compared with.
-        logits_are_classes: whether the chunks' logits stand for the run's classes.
     """
-    measured = FeatureBatch.concatenate([_measured(chunk) for chunk in chunks])
     codes = np.concatenate([chunk.codes for chunk in chunks])  # (n, N)
-    labels = np.concatenate([chunk.labels for chunk in chunks])  # (n,)
-    samples = metrics.Samples(
-        features=measured.features,
-        logits=measured.logits,
-        labels=labels,
-        logits_are_classes=logits_are_classes,
-    )
-    counts = np.unique(labels, return_counts=True)[1]
+    counts = np.unique(np.concatenate([chunk.labels for chunk in chunks]), return_counts=True)[1]
     digests = [chunk.digests for chunk in chunks if chunk.digests is not None]
     times = [chunk.times for chunk in chunks]
     return SettingResult(
@@ -402,11 +440,9 @@ def compute_result(
         wall_seconds=_total(time.wall for time in times),
         duplicates=len(codes) - len(np.unique(codes, axis=0)),
         images_per_class=(int(counts.min()), int(counts.max())),
-        codes_sha256=hashlib.sha256(codes.astype("<u2").tobytes()).hexdigest(),
+        codes_sha256=array_digest(codes.astype("<u2")),
         pixels_sha256=(
-            hashlib.sha256(np.concatenate(digests).tobytes()).hexdigest()
-            if len(digests) == len(chunks)
-            else None
+            array_digest(np.concatenate(digests)) if len(digests) == len(chunks) else None
         ),
     )
 
@@ -442,6 +478,7 @@ def output_origin(
     model: LPDConfig,
     tokenizer: VQTokenizer,
     extractor: FeatureExtractor,
+    classifier: FeatureExtractor | None,
     source: ReferenceSource | None,
 ) -> Origin:
     """What all settings of an output folder share: everything their numbers depend on, beside what
@@ -454,6 +491,7 @@ def output_origin(
             "pretrained_ckpt": sha256_of_file(weights_file(config.pretrained_ckpt)),
             "vqgan_path": tokenizer.sha256,
             "feature_extractor": extractor.fingerprint,
+            "classifier": classifier.fingerprint if classifier else None,
             "reference": source.fingerprint if source else None,
             "img_size": config.img_size,
             "num_images": config.num_images,

@@ -70,7 +70,11 @@ class OnlineOptions:
     """Of an online evaluation: what images are compared with, an .npz of statistics or an image
     folder (its train/)."""
     feature_extractor: str = INCEPTION
-    """Of an online evaluation: inception, or the folder of a classifier that takes its place."""
+    """Of an online evaluation: inception; a backbone of timm's, as timm:NAME or timm:NAME=FILE; or
+    a classifier's folder."""
+    classifier: str | None = None
+    """Of an online evaluation: what tells the classes of images for their accuracy, a folder or
+    timm:NAME; by default the extractor, where its classes are the model's."""
     inception_path: Path | None = None
     """Inception's weight file; by default where torch-fidelity keeps it."""
 

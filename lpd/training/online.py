@@ -11,13 +11,13 @@ import numpy.typing as npt
 import torch
 
 from lpd.distributed import World
-from lpd.evaluation.features import load_feature_extractor
+from lpd.evaluation.features import load_classifier, load_feature_extractor
 from lpd.evaluation.reference import open_reference
 from lpd.evaluation.report import write_grid
 from lpd.evaluation.setting import EvalConfig
 from lpd.evaluation.sweep import REFERENCE_NAME, run_evaluation
 from lpd.generation import ImageGenerator
-from lpd.models.lpd import LPD
+from lpd.models.lpd import LPD, LPDConfig
 from lpd.orders.plan import Grid
 from lpd.orders.request import OrderOptions, PlanSource, SweepOptions
 from lpd.sampling.config import SamplingSweep
@@ -28,25 +28,29 @@ from lpd.training.config import TrainConfig
 _GRID_COLUMNS = 8
 
 
-def check_online(config: TrainConfig, grid: Grid, world: World) -> None:
+def check_online(config: TrainConfig, model: LPDConfig, world: World) -> None:
     """Check what would end a training when it first generates images, epochs from its start.
 
     Args:
         config: the training's settings.
-        grid: rows and columns of the code grid.
+        model: the model's.
         world: the run's processes; all call this together.
 
     Raises:
-        InputError: passes that do not fit, or a reference or extractor that is not there.
+        InputError: passes that do not fit, a reference, extractor or classifier that is not there,
+            or a classifier of other classes.
     """
     options = config.online
     if options.online_eval or options.sample_grid:
-        _plans(config, grid)
+        _plans(config, model.grid)
     with world.together():
         if options.online_eval and world.is_main:
+            device = torch.device("cpu")
             extractor = load_feature_extractor(
-                options.feature_extractor, torch.device("cpu"), options.inception_path
+                options.feature_extractor, device, options.inception_path
             )
+            if options.classifier is not None:
+                load_classifier(options.classifier, device, model.num_classes)
             if options.reference is not None:
                 open_reference(options.reference, config.img_size, extractor)
 
@@ -151,6 +155,7 @@ def evaluate_online(
             bf16=config.bf16,
             seed=(config.seed,),
             feature_extractor=options.feature_extractor,
+            classifier=options.classifier,
             inception_path=options.inception_path,
             reference=options.reference,
         ),

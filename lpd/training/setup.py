@@ -74,7 +74,7 @@ class TrainingSetup:
             world=world,
             null=make_conditioning(self.model_config).null,
         )
-        check_online(config, self.model_config.grid, world)
+        check_online(config, self.model_config, world)
         self.validation = make_validation(config, self.cache, self.schedules, world)
         self.lr_schedule = config.schedule(
             self.source.steps_per_epoch, self.source.global_batch_size

@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from lpd.data import code_cache
 from lpd.evaluation.chunks import read_codes
+from lpd.evaluation.features import load_feature_extractor
 from lpd.models.lpd import PRESETS
 
 ROOT = Path(__file__).parents[2]
@@ -222,8 +223,31 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(
     assert "complete already" in capsys.readouterr().out
 
 
+def name_the_classifier() -> None:
+    """Have the evaluation's record name its classifier as it is named now: its user's word that it
+    is the same."""
+    record = Path("evaluation/settings.json")
+    values = json.loads(record.read_text())
+    extractor = load_feature_extractor("classifier", torch.device("cpu"))
+    assert values["feature_extractor"] == f"classifier {extractor.fingerprint.split()[-1]}"
+    record.write_text(json.dumps(values | {"feature_extractor": extractor.fingerprint}))
+
+
+def test_an_evaluation_does_not_say_how_its_classifier_was_configured(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Its record names the weights alone; with another mean, say, they give other features."""
+    before = files("evaluation")
+    assert run("evaluation") == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert "made otherwise (feature_extractor was classifier 0007549" in last
+    assert last.endswith("give another --output_dir")
+    assert files("evaluation") == before
+
+
 def test_a_setting_younger_than_an_evaluation_counts_as_its_default() -> None:
     """Group sizes grow as the cosine where the record does not say how: what was made is that."""
+    name_the_classifier()
     record = Path("evaluation/settings.json")
     whole = json.loads(record.read_text())
     assert whole["group_size_schedule"] == "cosine"
@@ -237,12 +261,16 @@ def test_a_setting_younger_than_an_evaluation_counts_as_its_default() -> None:
 
 
 def test_an_interrupted_evaluation_makes_what_is_missing() -> None:
+    name_the_classifier()
     before = files("evaluation")
     assert "evaluation/raster_4/metrics.json" not in before
     settings = json.loads(before["evaluation/settings.json"])
-    # Settings and results are written again on every run, and features go once they have served;
-    # all else that is there stays.
-    written = {"settings.json", "results.json", "raster_4/chunks/chunk_00000.npz"}
+    # Settings and results are written again on every run, the reference's features for the
+    # classifier's name, and features of images go once they have served; all else stays.
+    written = {
+        *("settings.json", "results.json", "reference.npz"),
+        "raster_4/chunks/chunk_00000.npz",
+    }
     times = written_at(before.keys() - {f"evaluation/{name}" for name in written})
     assert run("evaluation") == 0
     after = files("evaluation")
@@ -251,6 +279,7 @@ def test_an_interrupted_evaluation_makes_what_is_missing() -> None:
         "evaluation/raster_4/chunks/chunk_00000016_00000024.npz",
         *(f"evaluation/raster_4/{name}" for name in ("metrics.json", "samples.png")),
         *("evaluation/raster_4/statistics.npz", "evaluation/results.csv"),
+        "evaluation/raster_4/class_accuracy.json",
     }
     assert written_at(times) == times
     assert settings.items() <= json.loads(after["evaluation/settings.json"]).items()
@@ -280,6 +309,7 @@ def test_an_interrupted_evaluation_makes_what_is_missing() -> None:
 
 
 def test_a_recorded_evaluation_grows_by_other_ways_to_draw() -> None:
+    name_the_classifier()
     before = written_at(files("evaluation/lpd_4"))
     assert run("evaluation", "--order", "lpd", "--cfg", "1.5", "2", "--seed", "3", "4") == 0
     assert written_at(before) == before

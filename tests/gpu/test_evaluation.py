@@ -15,6 +15,7 @@ from lpd.evaluation.features import (
     FeatureExtractor,
     load_feature_extractor,
 )
+from lpd.evaluation.neighbours import precision_recall
 from lpd.evaluation.setting import Setting
 from lpd.evaluation.sweep import share_elsewhere
 from lpd.generation import ImageGenerator
@@ -96,3 +97,38 @@ def test_chunks_are_those_of_a_plain_loop_and_are_not_waited_for(
     share = share_elsewhere(chunks)
     assert share is not None
     assert 0 < share < 1
+
+
+def test_features_do_not_hang_on_the_batch(extractor: FeatureExtractor) -> None:
+    """Whatever the process allows its matrix products to be."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (150, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    before = torch.get_float32_matmul_precision()
+    whole = extractor(images.to(DEVICE))
+    try:
+        torch.set_float32_matmul_precision("high")
+        for batch_size in (1, 7, 64, 100):
+            parts = [extractor(part) for part in images.to(DEVICE).split(batch_size)]
+            for name, expected in whole.arrays().items():
+                found = torch.cat([getattr(part, name) for part in parts])
+                torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_precision_and_recall_are_those_of_the_cpu() -> None:
+    generator = np.random.default_rng(0)
+    generated = generator.normal(size=(5000, 64)).astype(np.float32) + 100
+    reference = generator.normal(size=(3000, 64)).astype(np.float32) * 1.1 + 100
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        found = precision_recall(generated, reference, device=DEVICE)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    expected = precision_recall(generated, reference)
+    # Kernels add up in different orders: a sample may be as near as a neighbour but for rounding.
+    assert found.precision == pytest.approx(expected.precision, abs=2 / 5000)
+    assert found.recall == pytest.approx(expected.recall, abs=2 / 3000)
+    assert 0 < expected.precision < 1

@@ -1,5 +1,6 @@
 """A tiny run to evaluate: model, tokenizer, classifier and real images, in folders."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from lpd.evaluation.chunks import ChunkMaker
 from lpd.evaluation.features import (
     Classifier,
     FeatureExtractor,
+    Features,
     load_feature_extractor,
 )
 from lpd.evaluation.setting import EvalConfig
@@ -69,6 +71,21 @@ def make_generator(run_folder: Path, tiny_model: LPD) -> Callable[[int], ImageGe
 def extractor(run_folder: Path) -> FeatureExtractor:
     """The run's classifier."""
     return load_feature_extractor(str(run_folder / "classifier"), CPU)
+
+
+@pytest.fixture(scope="session")
+def spatial_extractor(extractor: FeatureExtractor) -> FeatureExtractor:
+    """The run's classifier, and a few pixels as spatial features."""
+
+    class Spatial:
+        fingerprint, num_classes = "with pixels", extractor.num_classes
+        num_features, num_spatial = extractor.num_features, 6
+
+        def __call__(self, images: torch.Tensor) -> Features:
+            pixels = images.flatten(1)[:, :6].float()
+            return dataclasses.replace(extractor(images), spatial=pixels)
+
+    return Spatial()
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from lpd.distributed import World
-from lpd.evaluation import parts
+from lpd.evaluation import custom_reference, parts, samples
 from lpd.evaluation.custom_reference import run_make_reference
 from lpd.evaluation.image_modes import MakeReferenceConfig, SamplesConfig
 from lpd.evaluation.reference import open_reference, read_statistics
@@ -33,7 +33,13 @@ def make_config(run_folder, tmp_path):
     return make
 
 
-def test_the_file_gives_the_numbers_of_the_folder(make_config, run_folder, tmp_path):
+@pytest.mark.parametrize("is_spatial", [False, True])
+def test_the_file_gives_the_numbers_of_the_folder(
+    make_config, run_folder, tmp_path, monkeypatch, spatial_extractor, is_spatial
+):
+    if is_spatial:
+        for module in (custom_reference, samples):
+            monkeypatch.setattr(module, "load_feature_extractor", lambda *_: spatial_extractor)
     run_make_reference(make_config(), World())
     (tmp_path / "samples").mkdir()
     pixels = np.random.default_rng(1).integers(256, size=(30, 16, 16, 3), dtype=np.uint8)
@@ -54,6 +60,8 @@ def test_the_file_gives_the_numbers_of_the_folder(make_config, run_folder, tmp_p
     of_file = numbers(tmp_path / "reference.npz", "a")
     assert of_file == numbers(run_folder / "data", "b")  # bit by bit
     assert of_file["recall"] is not None
+    assert of_file["kid"] is not None
+    assert (of_file["sfid"] is not None) == is_spatial
 
 
 @pytest.mark.parametrize("size", [2, 3])

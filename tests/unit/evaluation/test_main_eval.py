@@ -222,6 +222,7 @@ print(json.dumps([json.loads(outputs[0]), outputs[1], outputs[2:], heavy]))
         "group_size_schedule": ["cosine"], "cfg_schedule": ["linear"], "temperature": [1.0],
         "top_p": [1.0], "seed": [0], "device": None, "feature_extractor": "inception",
         "inception_path": None, "reference": None, "num_workers": 4, "measure_speed": False,
+        "classifier": None,
         "backend": "auto", "cuda_graphs": True,
         "save_images": False, "chunk_size": 1000, "keep_features": False,
         "pixel_rounding": "float32", "throughput_bsz": None, "published_row": None,

@@ -14,15 +14,20 @@ from torch_fidelity.metric_fid import (
     fid_statistics_to_metric,
 )
 
+from lpd.errors import InputError
 from lpd.evaluation.metrics import (
+    Samples,
     all_numbers,
     class_accuracy,
+    compute_metrics,
     frechet_distance,
     inception_score,
+    kernel_distance,
     precision_recall,
 )
+from lpd.evaluation.reference import Reference
 from lpd.evaluation.report import SettingResult
-from lpd.evaluation.statistics import GaussianStatistics, gaussian_statistics
+from lpd.evaluation.statistics import FeatureBatch, GaussianStatistics, gaussian_statistics
 
 
 def random_features(seed, num_samples, num_features, shift=0.0):
@@ -101,6 +106,13 @@ class TestFrechetDistance:
         # Roots of eigenvalues that should be 0 are rounding errors of about 1e-8.
         assert frechet_distance(b, a) == pytest.approx(distance, rel=1e-9, abs=1e-6 * scale)
 
+    def test_refuses_to_take_more_than_rounding_for_nothing(self):
+        # Statistics check themselves; these were changed behind their back.
+        broken = gaussian([0, 0], np.eye(2))
+        broken.covariance[:] = [[-1, 0], [0, -1]]
+        with pytest.raises(InputError, match=r"Fréchet distance is -\d"):
+            frechet_distance(gaussian([0, 0], 0.5 * np.eye(2)), broken)
+
     def test_refuses_different_features(self):
         a, b = gaussian([0], [[1]]), gaussian([0, 0], np.eye(2))
         with pytest.raises(ValueError, match="1 and of 2 features"):
@@ -141,6 +153,72 @@ class TestInceptionScore:
             inception_score(np.zeros((9, 3), dtype=np.float32))
 
 
+class TestKernelDistance:
+    def test_is_the_unbiased_discrepancy_of_the_cubic_kernel(self):
+        generated, reference = random_features(0, 9, 4), random_features(1, 9, 4, shift=0.5)
+
+        def kernel(x, y):
+            return (x.astype(float) @ y.T.astype(float) / 4 + 1) ** 3
+
+        # Subsets of all: each is a permutation. The sums leave out an image with itself.
+        apart = ~np.eye(9, dtype=bool)
+        expected = (
+            kernel(generated, generated)[apart].mean()
+            + kernel(reference, reference)[apart].mean()
+            - 2 * kernel(generated, reference).mean()
+        )
+        found = kernel_distance(generated, reference, subsets=5)
+        assert found.mean == pytest.approx(expected, rel=1e-4)
+        assert found.std == pytest.approx(0, abs=1e-3 * abs(expected))
+
+    def test_subsets_are_no_larger_than_a_set_and_vary(self):
+        generated, reference = random_features(0, 40, 4), random_features(1, 25, 4)
+        assert kernel_distance(generated, reference, subsets=5, subset_size=20).std > 0
+        assert kernel_distance(generated, reference, subsets=5).mean == (
+            kernel_distance(generated, reference, subsets=5, subset_size=25).mean
+        )
+
+    def test_refuses_too_few_samples_and_other_features(self):
+        features = random_features(0, 10, 4)
+        with pytest.raises(ValueError, match="2 images or more, got 1 generated and 10"):
+            kernel_distance(features[:1], features)
+        with pytest.raises(ValueError, match="4 features and reference images 2"):
+            kernel_distance(features, features[:, :2].copy())
+
+
+class TestSamples:
+    samples = Samples(
+        features=random_features(0, 30, 4),
+        logits=random_features(1, 30, 3),
+        labels=np.arange(30) % 3,
+        spatial=random_features(2, 30, 5),
+    )
+
+    def test_have_a_spatial_distance_where_both_have_such_features(self):
+        reference = Reference(spatial=gaussian_statistics(random_features(3, 40, 5)))
+        found = compute_metrics(self.samples, reference)
+        assert found["sfid"] == frechet_distance(
+            reference.spatial, gaussian_statistics(self.samples.spatial)
+        )
+        assert found["fid"] is found["fid_sampling_error"] is found["kid"] is None
+        assert compute_metrics(self.samples, Reference())["sfid"] is None
+        without = dataclasses.replace(self.samples, spatial=None)
+        assert compute_metrics(without, reference)["sfid"] is None
+
+    def test_without_logits_have_no_inception_score(self):
+        without = dataclasses.replace(self.samples, logits=np.zeros((30, 0), np.float32))
+        found = compute_metrics(without, Reference())
+        assert found["inception_score"] is found["inception_score_std"] is None
+        assert compute_metrics(self.samples, Reference())["inception_score"] > 1
+
+    @pytest.mark.parametrize("name", ["features", "logits", "spatial", "class_logits"])
+    def test_without_a_number_are_refused_by_name(self, name):
+        values = random_features(0, 30, 3)
+        values[7, 2] = np.nan
+        with pytest.raises(InputError, match=f"^{name} of 1 of 30 images"):
+            dataclasses.replace(self.samples, **{name: values})
+
+
 class TestPrecisionRecall:
     def test_of_a_set_and_itself_is_one(self):
         features = random_features(0, 40, 4)
@@ -171,9 +249,38 @@ class TestPrecisionRecall:
             precision_recall(features, features[:, :2].copy())
 
 
-def test_class_accuracy_counts_the_right_argmax():
-    logits = np.array([[2, 1, 0], [0, 1, 2], [5, 6, 4], [0, 0, 1]], dtype=np.float32)
-    assert class_accuracy(logits, np.array([0, 2, 0, 1])) == 0.5
+class TestClassAccuracy:
+    def test_counts_the_right_argmax_of_each_class(self):
+        logits = [[2, 1, 0, 0], [0, 1, 2, 0], [5, 6, 4, 0], [0, 0, 1, 0], [9, 0, 0, 0]]
+        found = class_accuracy(np.array(logits, np.float32), np.array([0, 2, 0, 1, 0]))
+        assert found.overall == pytest.approx(3 / 5)
+        np.testing.assert_allclose(found.by_class, [2 / 3, 0, 1, np.nan])
+        np.testing.assert_array_equal(found.num_images, [3, 1, 1, 0])
+        assert found.lowest == 0
+        assert found.plain() == {
+            "accuracy": [pytest.approx(2 / 3), 0, 1, None],
+            "images": [3, 1, 1, 0],
+        }
+
+    def test_of_samples_is_by_what_tells_their_classes(self):
+        features, labels = random_features(0, 3, 2), np.array([0, 1, 1])
+        logits, others = np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[[0, 1, 1]]
+        samples = Samples(features=features, logits=logits, labels=labels)
+        assert samples.class_accuracy() is None
+        samples = dataclasses.replace(samples, class_logits=others)
+        assert samples.class_accuracy().overall == 1
+        found = compute_metrics(samples, Reference())
+        assert (found["class_accuracy"], found["lowest_class_accuracy"]) == (1, 1)
+
+    def test_of_what_was_measured_are_told_by_the_classifier_or_by_the_extractor(self):
+        right, wrong = np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[[1, 2, 0]]
+        measured = FeatureBatch(features=random_features(0, 3, 2), logits=wrong)
+        judged = dataclasses.replace(measured, class_logits=right)
+        labels = np.arange(3)
+        assert Samples.of(measured, labels).class_accuracy().overall == 0
+        assert Samples.of(judged, labels).class_accuracy().overall == 1
+        assert Samples.of(measured, None).class_accuracy() is None
+        assert Samples.of(judged, None).class_accuracy() is None
 
 
 def test_every_number_has_a_name_of_its_own():

@@ -219,12 +219,14 @@ class TestOnAGpu:
 
     @pytest.fixture
     def slow_extractor(self, extractor, gpu):
-        """A tenth of a second for each batch."""
+        """A tenth of a second for each batch, of which the network sees no part: the pretended GPU
+        cannot cut batches."""
 
+        @torch.inference_mode()
         def slow(images):
             assert isinstance(images, OnGpu)
             gpu.milliseconds += 100
-            return extractor(images)
+            return extractor._network(images)
 
         return slow
 
@@ -241,9 +243,12 @@ class TestOnAGpu:
             found = Chunk.load(task.path)
             for name in ("codes", "labels", "digests"):
                 np.testing.assert_array_equal(getattr(found, name), getattr(chunk, name))
-            for name in ("features", "logits"):
-                np.testing.assert_array_equal(
-                    getattr(found.measured, name), getattr(chunk.measured, name)
+            for name in ("features", "logits"):  # of another layout, which round otherwise
+                np.testing.assert_allclose(
+                    getattr(found.measured, name),
+                    getattr(chunk.measured, name),
+                    rtol=1e-4,
+                    atol=1e-5,
                 )
 
     def test_times_are_by_the_gpus_clock(self, maker, tmp_path):

@@ -9,6 +9,7 @@ from lpd.data.images import index_any_images, load_pixels
 from lpd.data.transforms import normalize_
 from lpd.distributed import World
 from lpd.evaluation import image_quality, parts, reconstruction
+from lpd.evaluation.features import load_feature_extractor
 from lpd.evaluation.image_modes import ReconstructConfig
 from lpd.evaluation.metrics import frechet_distance
 from lpd.evaluation.reconstruction import run_reconstruction
@@ -66,6 +67,27 @@ def test_numbers_are_those_of_codes_and_images_by_hand(
     picture = np.asarray(Image.open(tmp_path / "out" / "reconstructions.png"))
     np.testing.assert_array_equal(picture[2:18, 2:18], pixels[0].permute(1, 2, 0))
     np.testing.assert_array_equal(picture[20:36, 2:18], images[0].permute(1, 2, 0))
+
+
+def test_spatial_features_and_classes_by_another_classifier(
+    make_config, run_folder, tokenizer_folder, monkeypatch, spatial_extractor, make_classifier,
+    tmp_path,
+):  # fmt: skip
+    monkeypatch.setattr(reconstruction, "load_feature_extractor", lambda *_: spatial_extractor)
+    torch.manual_seed(9)
+    make_classifier().save(tmp_path / "judge")
+    found = run_reconstruction(make_config(classifier=str(tmp_path / "judge")), World())
+    pixels = load_pixels(index_any_images(run_folder / "data" / "train"), 16)
+    tokenizer = VQTokenizer.from_pretrained(tokenizer_folder, CPU)
+    images = to_pixels(tokenizer.decode(tokenizer.encode(normalize_(pixels.float())))).contiguous()
+    original, spatial = (
+        gaussian_statistics(spatial_extractor(each).spatial.numpy()) for each in (pixels, images)
+    )
+    assert found["metrics"]["sfid"] == pytest.approx(frechet_distance(original, spatial), rel=1e-6)
+    judge = load_feature_extractor(str(tmp_path / "judge"), CPU)
+    labels = torch.arange(3).repeat_interleave(8)
+    accuracy = (judge(images).logits.argmax(1) == labels).double().mean().item()
+    assert found["metrics"]["class_accuracy"] == pytest.approx(accuracy)
 
 
 @pytest.mark.parametrize("size", [2, 3])

@@ -11,6 +11,7 @@ from lpd.distributed import World
 from lpd.evaluation import parts
 from lpd.evaluation.reference import (
     FeatureSummary,
+    Reference,
     load_reference,
     open_reference,
     read_statistics,
@@ -73,13 +74,22 @@ def test_parts_of_many_images_keep_moments_and_no_features():
     features = np.random.default_rng(0).normal(size=(61, 8)).astype(np.float32)
     summary = FeatureSummary(len(features))
     rows = [range(31), range(31, 61)]
-    kept = [summary.of(each, features[each.start : each.stop]) for each in rows]
-    assert all("features" not in part for part in kept)
-    statistics, neighbours = summary.total(kept)
-    expected = gaussian_statistics(features)
-    np.testing.assert_allclose(statistics.mean, expected.mean, rtol=1e-12)
-    np.testing.assert_allclose(statistics.covariance, expected.covariance, rtol=1e-10, atol=1e-12)
-    np.testing.assert_array_equal(neighbours, features)
+    seen = {"features": features, "spatial": features[:, 3:] + 1}
+    kept = [
+        summary.of(each, {name: of[each.start : each.stop] for name, of in seen.items()})
+        for each in rows
+    ]
+    assert all("features" not in part and "spatial" not in part for part in kept)
+    found = summary.total(kept)
+    for statistics, of in ((found.statistics, features), (found.spatial, seen["spatial"])):
+        expected = gaussian_statistics(of)
+        np.testing.assert_allclose(statistics.mean, expected.mean, rtol=1e-12)
+        np.testing.assert_allclose(
+            statistics.covariance, expected.covariance, rtol=1e-10, atol=1e-12
+        )
+    np.testing.assert_array_equal(found.features, features)
+    without = [summary.of(each, {"features": features[each.start : each.stop]}) for each in rows]
+    assert summary.total(without).spatial is None
 
 
 def test_features_of_a_folder_are_computed_once(run_folder, tmp_path, extractor):
@@ -88,7 +98,8 @@ def test_features_of_a_folder_are_computed_once(run_folder, tmp_path, extractor)
     first = compute(source, extractor, cache)
 
     class Counting:
-        fingerprint, num_features, num_classes = extractor.fingerprint, extractor.num_features, 3
+        fingerprint, num_classes = extractor.fingerprint, extractor.num_classes
+        num_features, num_spatial = extractor.num_features, extractor.num_spatial
         calls = 0
 
         def __call__(self, images):
@@ -120,7 +131,7 @@ def test_statistics_files_are_read_as_written(tmp_path, extractor):
     features = np.random.default_rng(0).normal(size=(50, extractor.num_features))
     statistics = gaussian_statistics(features)
     path = tmp_path / "reference.npz"
-    write_statistics(path, statistics)
+    write_statistics(path, Reference(statistics=statistics))
     source = open_reference(path, 16, extractor)
     reference = compute(source, extractor, tmp_path / "cache.npz")
     np.testing.assert_array_equal(reference.statistics.mean, statistics.mean)
@@ -145,6 +156,49 @@ def test_a_sample_archive_gives_features_and_its_own_statistics_win(tmp_path, ex
     np.testing.assert_allclose(reference.statistics.mean, expected, rtol=1e-4)
 
 
+class TestSpatialFeatures:
+    def test_of_images_are_computed_and_kept(self, run_folder, tmp_path, spatial_extractor):
+        source = open_reference(run_folder / "data", 16, spatial_extractor)
+        reference = compute(source, spatial_extractor, tmp_path / "cache.npz")
+        pixels = pixels_of(run_folder / "data" / "train").transpose(0, 3, 1, 2)
+        expected = gaussian_statistics(pixels.reshape(len(pixels), -1)[:, :6].astype(np.float32))
+        np.testing.assert_allclose(reference.spatial.mean, expected.mean)
+        np.testing.assert_allclose(reference.spatial.covariance, expected.covariance)
+        again = compute(source, spatial_extractor, tmp_path / "cache.npz")
+        np.testing.assert_array_equal(again.spatial.mean, reference.spatial.mean)
+        np.testing.assert_array_equal(again.spatial.covariance, reference.spatial.covariance)
+
+    def test_are_missing_in_a_cache_of_before_which_is_made_anew(
+        self, run_folder, tmp_path, spatial_extractor
+    ):
+        path = tmp_path / "cache.npz"
+        source = open_reference(run_folder / "data", 16, spatial_extractor)
+        compute(source, spatial_extractor, path)
+        with np.load(path) as content:
+            older = {name: content[name] for name in content if name not in {"mu_s", "sigma_s"}}
+        np.savez(path, **older)
+        assert compute(source, spatial_extractor, path).spatial is not None
+        assert read_statistics(path).spatial is not None
+
+    def test_of_adms_files_are_taken_where_the_extractor_has_them(
+        self, tmp_path, extractor, spatial_extractor
+    ):
+        size = extractor.num_features
+        arrays = {"mu": np.zeros(size), "sigma": np.eye(size)}
+        path = tmp_path / "adm.npz"
+        np.savez(path, **arrays, mu_s=np.full(6, 2.0), sigma_s=3 * np.eye(6))
+        found = compute(open_reference(path, 16, spatial_extractor), None, tmp_path / "c.npz")
+        np.testing.assert_array_equal(found.spatial.mean, np.full(6, 2.0))
+        np.testing.assert_array_equal(found.spatial.covariance, 3 * np.eye(6))
+        assert compute(open_reference(path, 16, extractor), None, path).spatial is None
+        np.savez(path, **arrays, mu_s=np.zeros(5), sigma_s=np.eye(5))
+        with pytest.raises(ValueError, match=r"5 spatial features, but the .* gives 6"):
+            open_reference(path, 16, spatial_extractor)
+        np.savez(path, **arrays, mu_s=np.zeros(6), sigma_s=-np.eye(6))
+        with pytest.raises(ValueError, match="negative eigenvalues"):
+            open_reference(path, 16, spatial_extractor)
+
+
 class TestRefused:
     def test_what_is_not_there(self, tmp_path, extractor):
         with pytest.raises(ValueError, match="no reference at"):
@@ -163,6 +217,15 @@ class TestRefused:
             ({"mu": np.zeros(3), "sigma": np.eye(4)}, r"\(3,\) and \(4, 4\)"),
             ({"mu": np.array([None]), "sigma": np.eye(1)}, "no .npz of reference statistics"),
             ({"mu": np.array([np.inf]), "sigma": np.eye(1)}, "not finite"),
+            ({"mu": np.zeros(2), "sigma": 1j * np.eye(2)}, "real.*complex128"),
+            ({"mu": np.zeros(2, int), "sigma": np.eye(2)}, "the mean .* real.*int64"),
+            ({"mu": np.zeros(2), "sigma": -np.eye(2, dtype=np.float32)}, "negative eigenvalues"),
+            ({"mu": np.zeros(2), "sigma": np.tri(2)}, "symmetric"),
+            ({"mu": np.zeros(1), "sigma": np.eye(1), "features": np.zeros(4)}, r"\(m, D\)"),
+            (
+                {"mu": np.zeros(1), "sigma": np.eye(1), "features": np.full((4, 1), np.nan)},
+                "features of 4 of 4 images are not finite",
+            ),
             ({"arr_0": np.zeros((4, 3, 16, 16), np.uint8)}, r"uint8 \(n, height, width, 3\)"),
             ({"arr_0": np.zeros((4, 16, 16, 3), np.float32)}, "float32"),
         ],
@@ -172,6 +235,15 @@ class TestRefused:
         np.savez(path, **arrays)
         with pytest.raises(ValueError, match=message):
             read_statistics(path)
+
+    def test_images_of_another_size(self, tmp_path, extractor):
+        path = tmp_path / "adm.npz"
+        np.savez(path, arr_0=np.zeros((4, 16, 20, 3), np.uint8))
+        with pytest.raises(ValueError, match=r"of images of 20 pixels, and those .* have 16"):
+            open_reference(path, 16, extractor)
+        np.savez(path, arr_0=np.zeros((4, 8, 8, 3), np.uint8))
+        with pytest.raises(ValueError, match=r"of images of 8 pixels, and those .* have 16"):
+            open_reference(path, 16, extractor)
 
     @pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 cut off"])
     def test_damaged_files(self, tmp_path, content):

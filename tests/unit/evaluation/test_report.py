@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -68,9 +69,14 @@ def test_files_are_flat_and_in_the_order_of_the_table(tmp_path):
         "group_sizes": [1, 3, 5, 7],
         "num_images": 50,
         "fid": 1.23456,
+        "fid_sampling_error": None,
+        "sfid": None,
+        "kid": None,
+        "kid_std": None,
         "inception_score": 8.5,
         "inception_score_std": 0.25,
         "class_accuracy": None,
+        "lowest_class_accuracy": None,
         "precision": 0.75,
         "recall": 0.5,
         "seconds_per_image": 0.0125,
@@ -203,6 +209,20 @@ def test_the_table_has_a_column_for_what_is_known():
     assert "images/s" not in lines[0]
     assert "elsewhere" not in lines[0]
     assert len(set(map(len, lines))) == 1
+
+
+def test_the_error_over_draws_is_not_that_over_seeds():
+    """The first is one evaluation's, in a column of its own; the second stands behind a mean."""
+    seeds = [result(seed=0, fid=1.0, fid_sampling_error=0.0625)]
+    heading, row = table(seeds).splitlines()
+    assert heading.split()[3:6] == ["FID", "sampling", "error"]
+    assert row.split()[3:5] == ["1.000", "0.062"]
+    seeds.append(result(seed=1, fid=3.0, fid_sampling_error=0.1875))
+    cells = [re.split(r"\s{2,}", line.strip()) for line in table(seeds).splitlines()]
+    assert cells[0][3:6] == ["images", "FID", "sampling error"]
+    assert cells[1][4:6] == ["2.000 ± 1.000", "0.125 ± 0.062"]
+    (summary,) = summarize(seeds)
+    assert (summary["fid_error"], summary["fid_sampling_error"]) == (1.0, 0.125)
 
 
 def test_grids_go_row_by_row(tmp_path):

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -14,6 +15,7 @@ from PIL import Image
 from lpd.data.images import read_image
 from lpd.distributed import World
 from lpd.evaluation import parts, samples
+from lpd.evaluation.features import load_feature_extractor
 from lpd.evaluation.image_modes import SamplesConfig
 from lpd.evaluation.image_results import find_duplicates
 from lpd.evaluation.setting import EvalConfig
@@ -90,7 +92,33 @@ class TestExports:
         for name, value in result.metrics.items():
             # The inception score's splits are of images in their order.
             if "inception_score" not in name or order[1] == 1:
-                assert found["metrics"][name] == pytest.approx(value, rel=1e-4, abs=1e-7), name
+                close = value if value is None else pytest.approx(value, rel=1e-4, abs=1e-6)
+                assert found["metrics"][name] == close, name
+        assert found["pixels"] == result.pixels_sha256 or order[1] != 1
+
+    def test_tell_classes_by_a_classifier_beside_the_extractor(
+        self, evaluation, make_config, make_classifier, run_folder, tmp_path
+    ):
+        result, exported = evaluation
+        torch.manual_seed(9)
+        make_classifier().save(tmp_path / "judge")
+        own = {"classifier": str(run_folder / "classifier"), "output_dir": tmp_path / "own"}
+        path = exported / "samples.npz"
+        found = samples.run_samples(make_config(path, **own), World())
+        assert found["metrics"]["class_accuracy"] == result.metrics["class_accuracy"]
+        assert found["settings"]["classifier"] == found["settings"]["feature_extractor"]
+        by_class = (exported / "class_accuracy.json").read_text()
+        assert (tmp_path / "own" / "class_accuracy.json").read_text() == by_class
+
+        judged = make_config(path, classifier=str(tmp_path / "judge"))
+        found = samples.run_samples(judged, World())
+        judge = load_feature_extractor(str(tmp_path / "judge"), torch.device("cpu"))
+        pixels = torch.from_numpy(pixels_of(exported / "images").transpose(0, 3, 1, 2).copy())
+        right = judge(pixels).logits.argmax(1).numpy() == np.arange(24) % 3
+        assert found["metrics"]["class_accuracy"] == right.mean()
+        assert found["metrics"]["fid"] == pytest.approx(result.metrics["fid"], rel=1e-4)
+        with pytest.raises(ValueError, match="classifier was classifier"):
+            samples.run_samples(make_config(path), World())
 
     def test_without_labels_have_no_accuracy(self, evaluation, make_config):
         _, exported = evaluation
@@ -99,9 +127,9 @@ class TestExports:
         assert found["metrics"]["fid"] is not None
 
 
-@given(st.lists(st.sampled_from([b"a", b"b", b"c", b"d"]), min_size=1, max_size=12))
+@given(st.lists(st.sampled_from(["a\0", "\0b", "ab", "\0\0"]), min_size=1, max_size=12))
 def test_duplicates_are_those_that_came_before(digests):
-    found = find_duplicates(np.array(digests))
+    found = find_duplicates(np.array([list(digest.encode()) for digest in digests], np.uint8))
     again = [row for row, digest in enumerate(digests) if digest in digests[:row]]
     assert found.count == len(again)
     if again:
@@ -128,13 +156,13 @@ class TestResuming:
     @pytest.fixture
     def seen(self, monkeypatch):
         """The number of images of every block that an extractor looks at."""
-        seen, extraction = [], samples.Extraction
+        seen, extraction = [], parts.Extraction
 
         def counting(pixels, extractor):
             seen.append(len(pixels))
             return extraction(pixels, extractor)
 
-        monkeypatch.setattr(samples, "Extraction", counting)
+        monkeypatch.setattr(parts, "Extraction", counting)
         return seen
 
     def test_goes_on_from_what_was_seen(self, folder, make_config, monkeypatch, seen, tmp_path):
@@ -234,7 +262,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("labels", "message"),
         [
-            (np.arange(30), "labels from 0 to 29, but the feature extractor has 3 classes"),
+            (np.arange(30), "labels from 0 to 29, but the classifier tells 3 classes"),
             (np.arange(29) % 3, "an integer for each of the 30 images"),
             (np.zeros(30), "an integer for each"),
         ],
@@ -303,7 +331,7 @@ class TestTold:
     @pytest.mark.parametrize(
         ("names", "message"),
         [
-            (("a", "b"), "2 class folders, and the feature extractor 3 classes"),
+            (("a", "b"), "2 class folders, but the classifier tells 3 classes"),
             (("2", "10", "1"), "sorted order is not that of their values"),
         ],
     )

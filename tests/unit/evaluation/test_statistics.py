@@ -1,7 +1,5 @@
 """Features and moments, whatever the images come from."""
 
-import itertools
-
 import numpy as np
 import pytest
 import torch
@@ -11,12 +9,13 @@ from PIL import Image
 
 from lpd.data.transforms import normalize_
 from lpd.distributed import World
+from lpd.errors import InputError
 from lpd.evaluation import statistics
 from lpd.evaluation.reference import load_reference, open_reference
 from lpd.evaluation.statistics import (
+    FeatureBatch,
     GaussianStatistics,
     Moments,
-    RunningMoments,
     extract,
     gaussian_statistics,
 )
@@ -41,22 +40,20 @@ def originals():
 
 @pytest.fixture(scope="module")
 def reconstruct(run_folder):
-    """Images after the tokenizer, laid out as those of files are: the decoder leaves channels
-    innermost, for which the extractor's convolutions round differently."""
+    """Images after the tokenizer. The decoder leaves channels innermost, which those of files do
+    not: the extractor's convolutions must not round differently for that."""
     tokenizer = VQTokenizer.from_pretrained(run_folder / "tokenizer", CPU)
 
     def through(images):
         codes = tokenizer.encode(normalize_(images.float()))
-        return to_pixels(tokenizer.decode(codes)).contiguous()
+        return to_pixels(tokenizer.decode(codes))
 
     return through
 
 
 def statistics_of(batches, extractor):
-    moments = RunningMoments()
-    for batch in extract(batches, extractor, CPU):
-        moments.add(batch.features)
-    return moments.moments().statistics()
+    measured = FeatureBatch.concatenate(list(extract(batches, extractor, CPU)))
+    return gaussian_statistics(measured.features)
 
 
 def test_the_same_images_have_the_same_statistics_wherever_they_come_from(
@@ -107,22 +104,6 @@ def test_images_are_taken_as_they_come(extractor, originals):
     assert next(batches, None) is None
 
 
-class TestRunningMoments:
-    @pytest.mark.parametrize("rows_at_a_time", [1, 5, 100])
-    def test_are_those_of_everything_taken_in(self, monkeypatch, rows_at_a_time):
-        monkeypatch.setattr(statistics, "_ROWS_AT_A_TIME", rows_at_a_time)
-        features = random_features(0, 23, 4, shift=50.0)
-        running = RunningMoments()
-        assert running.moments() is None
-        for start, end in itertools.pairwise((0, 1, 4, 11, 12, 23)):
-            running.add(features[start:end])
-            expected = Moments.of(features[:end])
-            found = running.moments()
-            assert found.count == end
-            np.testing.assert_allclose(found.mean, expected.mean, rtol=1e-12)
-            np.testing.assert_allclose(found.scatter, expected.scatter, rtol=1e-9, atol=1e-9)
-
-
 class TestMoments:
     @settings(max_examples=30, deadline=None)
     @given(st.integers(0, 2**32), st.lists(st.integers(1, 9), min_size=2, max_size=5))
@@ -145,6 +126,16 @@ class TestMoments:
         expected = np.cov(features.astype(float), rowvar=False)
         np.testing.assert_allclose(gaussian_statistics(features).covariance, expected, rtol=1e-9)
 
+    @pytest.mark.parametrize("count", [1, 3, 4, 11])
+    def test_are_the_same_row_by_row(self, monkeypatch, count):
+        monkeypatch.setattr(statistics, "_ROWS_IN_CACHE", 4)
+        features = random_features(0, count, 6, shift=1e3)
+        found = Moments.of(features)
+        deviations = features.astype(float) - features.mean(0, dtype=float)
+        assert found.count == count
+        np.testing.assert_allclose(found.scatter, deviations.T @ deviations, rtol=1e-9, atol=1e-9)
+        np.testing.assert_array_equal(found.scatter, found.scatter.T)
+
     def test_of_one_sample_have_no_covariance(self):
         with pytest.raises(ValueError, match="at least 2"):
             gaussian_statistics(np.zeros((1, 3), dtype=np.float32))
@@ -154,6 +145,49 @@ class TestMoments:
         features[1, 1] = np.nan
         with pytest.raises(ValueError, match="not finite"):
             gaussian_statistics(features)
+
+
+class TestStatisticsThatAreNone:
+    """Each of these gave a number before it was looked at."""
+
+    @pytest.mark.parametrize(
+        ("covariance", "message"),
+        [
+            ([[1, 0.5], [-0.5, 1]], r"symmetric.*up to 1,.*sum up to 1\.5"),
+            ([[1, 0], [0, -0.01]], "no negative eigenvalues.*-0.01"),
+            ([[1.0, 2], [2, 1]], "no negative eigenvalues.*-1"),
+            (np.diag([-3.0, -2.0]), "no negative eigenvalues.*-3"),
+            (np.eye(2, dtype=np.complex128), "the covariance .* real .* complex128"),
+            (np.eye(2, dtype=np.int64), "the covariance .* real .* int64"),
+            (np.eye(2, dtype=bool), "the covariance .* real .* bool"),
+            ([[1.0, np.nan], [np.nan, 1]], "not finite, in their covariance"),
+        ],
+    )
+    def test_are_refused(self, covariance, message):
+        with pytest.raises(InputError, match=message):
+            GaussianStatistics(mean=np.zeros(2), covariance=np.asarray(covariance))
+
+    def test_rounding_is_none_of_it(self):
+        """Covariances without full rank, of one image, and of sums in float32."""
+        features = random_features(0, 3000, 40, shift=2.0)
+        features[:, 20:] = features[:, :20]
+        gaussian_statistics(features)
+        gaussian_statistics(features[:3])
+        gaussian_statistics(np.full((5, 40), 7.0))
+        deviations = features - features.mean(0)
+        products = deviations.T @ deviations
+        assert products.dtype == np.float32
+        assert np.linalg.eigvalsh(products.astype(np.float64))[0] < 0
+        GaussianStatistics(mean=features.mean(0), covariance=products / 2999)
+
+    @pytest.mark.parametrize("name", ["features", "logits"])
+    @pytest.mark.parametrize("value", [np.nan, -np.inf])
+    def test_features_that_are_none_are_refused_by_name(self, name, value):
+        parts = {"features": np.zeros((4, 3)), "logits": np.zeros((4, 5))}
+        FeatureBatch(**parts)
+        parts[name][1:3, 2] = value
+        with pytest.raises(InputError, match=f"^{name} of 2 of 4 images are not finite"):
+            FeatureBatch(**parts)
 
 
 def test_statistics_refuse_shapes_that_do_not_go_together():

@@ -17,7 +17,7 @@ from lpd.evaluation.chunks import Chunk, read_codes
 from lpd.evaluation.features import Classifier, ClassifierConfig
 from lpd.evaluation.metrics import frechet_distance, inception_score, precision_recall
 from lpd.evaluation.reference import read_statistics
-from lpd.evaluation.statistics import gaussian_statistics
+from lpd.evaluation.statistics import FeatureBatch, gaussian_statistics
 from lpd.evaluation.sweep import run_evaluation
 from lpd.generation import ImageGenerator
 from lpd.options import flatten
@@ -159,6 +159,33 @@ class TestNumbers:
         )
         assert result.metrics["class_accuracy"] is None
         assert result.metrics["fid"] is not None
+
+    def test_of_classes_are_by_the_classifier_that_is_named(
+        self, make_config, tmp_path, make_classifier
+    ):
+        torch.manual_seed(9)
+        make_classifier().save(tmp_path / "judge")
+        config = make_config(
+            order=("raster",),
+            generation_steps=(4,),
+            classifier=str(tmp_path / "judge"),
+            keep_features=True,
+        )
+        (result,) = run_evaluation(config, World())
+        folder = config.output_dir / "raster_4"
+        chunks = [Chunk.load(path) for path in sorted((folder / "chunks").iterdir())]
+        measured = FeatureBatch.concatenate([chunk.measured for chunk in chunks])
+        logits = measured.class_logits
+        assert not np.allclose(logits, measured.logits)
+        right = logits.argmax(1) == np.arange(24) % 3
+        assert result.metrics["class_accuracy"] == right.mean()
+        by_class = [right[label::3].mean() for label in range(3)]
+        assert result.metrics["lowest_class_accuracy"] == min(by_class)
+        written = json.loads((folder / "class_accuracy.json").read_text())
+        assert written == {"accuracy": by_class, "images": [8, 8, 8]}
+        other = dataclasses.replace(config, classifier=None)
+        with pytest.raises(ValueError, match="classifier was classifier"):
+            run_evaluation(other, World())
 
     def test_of_one_more_entry_show_up_everywhere(self, make_config, monkeypatch, capsys):
         """A new metric is one entry: files and the table follow."""
@@ -376,7 +403,10 @@ class TestSweep:
         count_generated.clear()
         (again,) = run_evaluation(config, World())
         assert count_generated == []
-        assert again.metrics == pytest.approx(first.metrics, rel=1e-4, abs=1e-6)
+        assert again.metrics == {
+            name: value if value is None else pytest.approx(value, rel=1e-4, abs=1e-6)
+            for name, value in first.metrics.items()
+        }
         assert again.pixels_sha256 == first.pixels_sha256
 
     def test_counts_what_is_in_the_images(self, make_config, run_folder):

@@ -93,12 +93,15 @@ def with_evaluation(
     config: TrainConfig, tmp_path: Path, make_classifier: Callable[[], Classifier]
 ) -> TrainConfig:
     make_classifier().save(tmp_path / "classifier")
+    torch.manual_seed(9)
+    make_classifier().save(tmp_path / "judge")
     options = dataclasses.replace(
         config.online,
         online_eval=True,
         num_images=12,
         eval_bsz=6,
         feature_extractor=str(tmp_path / "classifier"),
+        classifier=str(tmp_path / "judge"),
     )
     return dataclasses.replace(config, online=options)
 
@@ -126,6 +129,7 @@ def test_numbers_are_those_of_an_evaluation(with_evaluation: TrainConfig, tmp_pa
             sampling=SamplingSweep(cfg=(2.0,)),
             seed=(config.seed,),
             feature_extractor=config.online.feature_extractor,
+            classifier=config.online.classifier,
         ),
         World(),
     )
@@ -204,6 +208,7 @@ def test_an_average_that_begins_late_can_be_evaluated(with_evaluation: TrainConf
         ({"generation_steps": 17}, "17 generation steps do not fit 16 positions"),
         ({"reference": Path("/nowhere")}, "/nowhere"),
         ({"feature_extractor": "/nowhere"}, "/nowhere"),
+        ({"classifier": "/nowhere"}, "/nowhere"),
     ],
     ids=str,
 )
@@ -232,8 +237,8 @@ def test_a_reference_folder_is_read_once(
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
     options = dataclasses.replace(with_evaluation.online, reference=tmp_path / "images")
     config = dataclasses.replace(with_evaluation, online=options)
-    read = mock.Mock(side_effect=reference._compute)
-    monkeypatch.setattr(reference, "_compute", read)
+    read = mock.Mock(side_effect=reference.measure_reference)
+    monkeypatch.setattr(reference, "measure_reference", read)
     train(config)
     assert read.call_count == 1
     assert [("fid" in "".join(line)) for line in evaluations(config)] == [True] * 4
