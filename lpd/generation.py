@@ -76,6 +76,7 @@ class ImageGenerator:
         backend: str = AUTO,
         cuda_graphs: bool = True,
         rounding: str = FLOAT32,
+        same_bits: bool = False,
         log_probs: bool = False,
     ) -> None:
         """Args:
@@ -88,6 +89,8 @@ class ImageGenerator:
             backend: how the blocks of a pass are run, see :mod:`lpd.sampling.execution`.
             cuda_graphs: on CUDA, generate by captured graphs.
             rounding: how pixels are made, see :func:`lpd.tokenizer.vq_tokenizer.to_pixels`.
+            same_bits: on a CPU, an image's pixels do not depend on its batch by a bit, though a
+                single image is decoded by a single thread then.
             log_probs: whether to tell with what probability each code was drawn.
 
         Raises:
@@ -118,7 +121,10 @@ class ImageGenerator:
             model, batch_size, model.stack(dtype, way.stack), way.choose, log_probs=log_probs
         )
         self._to_pixels = tokenizer.pixel_decoder(
-            bf16=bf16, fused=self.backend == "fused", rounding=rounding
+            bf16=bf16,
+            fused=self.backend == "fused",
+            rounding=rounding,
+            same_bits=same_bits,
         )
         self._work = _whole_generation(self._sampler, self._to_pixels, self.grid)
         self._is_compiled = False

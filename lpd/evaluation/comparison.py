@@ -41,7 +41,7 @@ RULE = (
 _CONFIDENCE = 0.95
 _QUALITY: tuple[str, ...] = ("fid", "inception_score")
 _SPEED: tuple[str, ...] = ("latency_seconds", "images_per_second")
-_SAMPLING_ERRORS = {"fid": "fid_sampling_error"}  # among the metrics, of one result's number
+_SAMPLING_ERRORS = {"fid": "fid_sampling_std"}  # among the metrics, of one result's number
 
 
 @dataclass(frozen=True, kw_only=True)

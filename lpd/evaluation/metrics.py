@@ -290,7 +290,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         numbers=(
             Number(key="fid", heading="FID", format="{:.3f}"),
-            Number(key="fid_sampling_error", heading="sampling error", format="{:.3f}"),
+            Number(key="fid_sampling_std", heading="FID std", format="{:.3f}"),
         ),
         compute=_fid,
     ),

@@ -91,6 +91,7 @@ def run_evaluation(config: EvalConfig, world: World) -> list[SettingResult]:
         backend=config.execution.backend,
         cuda_graphs=config.execution.cuda_graphs,
         rounding=config.pixel_rounding,
+        same_bits=True,
     )
     _check_num_images(config, settings, generator, world)
     extractor = load_feature_extractor(

@@ -3,6 +3,7 @@
 B images, H x W pixels, N = H/stride * W/stride codes in raster order, V codes in the codebook.
 """
 
+import functools
 import importlib.util
 import math
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from lpd.errors import InputError
 from lpd.files import sha256_of_file
 from lpd.tokenizer.fast_decoder import FastDecoder
+from lpd.tokenizer.image_threads import ImageThreads
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
 from lpd.weights import find_config, load_state_dict_file, load_strictly, weights_file
 
@@ -38,8 +40,17 @@ class PixelDecoder:
     it launches depends on shapes only, so that a CUDA graph can hold it.
     """
 
-    def __init__(self, vqgan: VQGAN, *, bf16: bool, fused: bool, rounding: str = FLOAT32) -> None:
+    def __init__(
+        self,
+        vqgan: VQGAN,
+        *,
+        bf16: bool,
+        fused: bool,
+        rounding: str = FLOAT32,
+        same_bits: bool = False,
+    ) -> None:
         """See :meth:`VQTokenizer.pixel_decoder`."""
+        self._threads = ImageThreads() if same_bits else None
         # The published code decodes in the dtype of the passes, and rounds in it.
         self._rounding_dtype = torch.bfloat16 if bf16 and rounding == PUBLISHED else torch.float32
         codebook = vqgan.quantize.codebook()  # (V, E)
@@ -62,10 +73,16 @@ class PixelDecoder:
             (B, 3, H, W) uint8.
         """
         kind = codes.device.type
+        if self._threads is not None and kind == "cpu":
+            return self._threads.map(functools.partial(self._decode_alone, grid=grid), codes)
         if kind in _LAYER_BYTES and (self._fast is not None or kind != "cpu"):
             size = self._images_at_a_time(grid, _LAYER_BYTES[kind])
             if size < len(codes):
                 return torch.cat([self._decode(part, grid) for part in codes.split(size)])
+        return self._decode(codes, grid)
+
+    @torch.inference_mode()  # which is a thread's own
+    def _decode_alone(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
         return self._decode(codes, grid)
 
     def _images_at_a_time(self, grid: tuple[int, int], layer_bytes: int) -> int:
@@ -206,7 +223,12 @@ class VQTokenizer:
 
     @torch.inference_mode()
     def pixel_decoder(
-        self, *, bf16: bool = False, fused: bool = False, rounding: str = FLOAT32
+        self,
+        *,
+        bf16: bool = False,
+        fused: bool = False,
+        rounding: str = FLOAT32,
+        same_bits: bool = False,
     ) -> PixelDecoder:
         """The decoder prepared for generation: (B, N) codes and their grid to (B, 3, H, W) uint8.
 
@@ -218,6 +240,8 @@ class VQTokenizer:
                 off by default.
             rounding: how pixels are made: ``float32``, or ``published``, which with bf16 rounds as
                 the published code does.
+            same_bits: on a CPU, give an image the same pixels in any batch and with any number of
+                threads (:mod:`lpd.tokenizer.image_threads`), though one alone has one thread then.
 
         Raises:
             InputError: ``fused`` on CUDA without triton, or there is no such rounding.
@@ -229,7 +253,9 @@ class VQTokenizer:
                 "fused=True needs the package triton, which is not installed; install it or leave "
                 "fused out"
             )
-        return PixelDecoder(self._vqgan, bf16=bf16, fused=fused, rounding=rounding)
+        return PixelDecoder(
+            self._vqgan, bf16=bf16, fused=fused, rounding=rounding, same_bits=same_bits
+        )
 
     @property
     def config(self) -> VQGANConfig:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from lpd.orders.group_sizes import CUMULATIVE_SHARES, make_group_sizes
+from lpd.orders.group_sizes import find_schedule
 from lpd.orders.registry import LOCALITY_NAME, find_order
 from lpd.orders.request import PlanSource
 
@@ -15,11 +15,7 @@ def shape_of(source: PlanSource) -> str:
     ``given`` for any other sizes."""
     if find_order(source.order.kind).has_own_passes:
         return OWN
-    sizes = source.group_sizes
-    for shape in CUMULATIVE_SHARES:
-        if make_group_sizes(sum(sizes), len(sizes), shape) == sizes:
-            return shape
-    return GIVEN
+    return find_schedule(source.group_sizes) or GIVEN
 
 
 def names_of(sources: Sequence[PlanSource]) -> list[str]:

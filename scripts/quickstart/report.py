@@ -43,6 +43,7 @@ from scripts.quickstart.run import (
     GUIDANCE,
     GUIDANCES,
     ORDER_MIX,
+    OTHER_ORDERS,
     PLAN_LOSSES_NAME,
     SEEDS,
     SHOWN_ORDERS,
@@ -62,9 +63,9 @@ HONESTY = (
     "training, and another would differ by more than these errors. "
     "The published gain of the locality-aware order is measured on ImageNet, with groups of up to "
     "20 of 256 codes; on {grid} codes there is little room to keep the cells of a pass apart, and "
-    "the orders may come out close. Seconds per image in large batches on a CPU follow the number "
-    "of codes more than the number of passes; one image alone is the faster for fewer passes, as "
-    "is everything on a GPU, where passes cost more than codes."
+    "the orders may come out close. Seconds per image on a CPU follow the number of codes more "
+    "than the number of passes, in large batches above all; on a GPU passes cost more than codes, "
+    "and few passes pay off."
 )
 RULE = (
     "Differences are taken seed by seed. Below two standard errors they are noise; they are "
@@ -98,8 +99,12 @@ class Quickstart:
         self._results = read_results(evaluation)
         points = read_points([evaluation])
         usual = [point for point in points if point.values["cfg"] == GUIDANCE]
-        self.compared = [each for each in usual if each.values["order"] in COMPARED_ORDERS]
-        self.others = [each for each in usual if each.values["order"] not in COMPARED_ORDERS]
+        by_order = {
+            order: [each for each in usual if each.values["order"] == order]
+            for order in (*COMPARED_ORDERS, *OTHER_ORDERS)
+        }
+        self.compared = [each for order in COMPARED_ORDERS for each in by_order[order]]
+        self.others = [each for order in OTHER_ORDERS for each in by_order[order]]
         self.guided = [
             each
             for each in points
@@ -344,6 +349,7 @@ def loss_claims(plans: Sequence[Mapping[str, Any]]) -> list[str]:
     sentences = []
     for other in others:
         own = [plan for plan in plans if plan["order"] == other]
+        own.sort(key=lambda plan: -plan["generation_steps"])
         sentences.append(
             sentence(
                 f"In {find_order(other).label} order, compared with {find_order(first).label} "

@@ -38,6 +38,7 @@ _COSTS = {
 }
 _PANEL = 4.2  # inches
 _BARS = 2  # standard errors
+_FRONT = "no other is as good in less time"
 
 
 def all_figures(points: Sequence[Point]) -> dict[str, Figure]:
@@ -145,7 +146,7 @@ def _draw_costs(
     )  # fmt: skip
     for time, (point, value) in zip(times, points, strict=True):
         axis.annotate(
-            str(point.values[PASSES]), (time.value, value.value), xytext=(4, 4),
+            str(point.values[PASSES]), (time.value, value.value), xytext=(7, 5),
             textcoords="offset points", fontsize=8, color=look.colour,
         )  # fmt: skip
 
@@ -156,7 +157,7 @@ def _draw_front(axis: Axes, points: Sequence[tuple[float, float]]) -> None:
         *zip(*(points[place] for place in front), strict=True),
         drawstyle="steps-post", color="black", linewidth=0.8, linestyle=(0, (1, 1)),
         marker="o", markersize=13, markerfacecolor="none", markeredgewidth=1.1,
-        label="no other is as good in less time", zorder=1,
+        label=_FRONT, zorder=1,
     )  # fmt: skip
 
 
@@ -191,8 +192,10 @@ def _finished(figure: Figure, axes: Sequence[Axes]) -> Figure:
     entries: dict[str, Any] = {}
     for axis in axes:
         entries |= dict(zip(*axis.get_legend_handles_labels()[::-1], strict=True))
+    if _FRONT in entries:
+        entries[_FRONT] = entries.pop(_FRONT)  # the last
     figure.legend(
         [*entries.values()], [*entries], loc="outside lower center",
-        ncols=min(4, len(entries)), frameon=False, handlelength=3,
+        ncols=min(5, len(entries)), frameon=False, handlelength=3,
     )  # fmt: skip
     return figure

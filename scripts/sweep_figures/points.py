@@ -16,7 +16,7 @@ from lpd.evaluation.plan_loss_report import LOSSES_NAME
 from lpd.evaluation.report import RESULTS_NAME, SettingResult, read_results, summarize
 from lpd.files import read_json
 from lpd.likelihood import Estimate, PlanLoss
-from lpd.orders.registry import find_order
+from lpd.orders.registry import find_order, rank_of
 
 PASSES, GUIDANCE = "generation_steps", "cfg"
 LATENCY, SECONDS = "latency_seconds", "seconds_per_image"
@@ -181,7 +181,7 @@ def compared_losses(points: Iterable[Point]) -> dict[Point, Estimate]:
 
 
 def lines_along(along: str, points: Iterable[Point], *, least: int = 2) -> list[Line]:
-    """The lines along :data:`PASSES` or :data:`GUIDANCE`.
+    """The lines along :data:`PASSES` or :data:`GUIDANCE`, by the table of orders.
 
     Args:
         along: what the points of a line differ in.
@@ -210,6 +210,7 @@ def lines_along(along: str, points: Iterable[Point], *, least: int = 2) -> list[
             and _rest(group[0], (*apart, *_OF_ORDERS)) in beside
         ]
     kept = [sorted(group, key=lambda each: each.values[along]) for group in kept]
+    kept.sort(key=lambda group: rank_of(group[0].values["order"]))
     labels = _labels([group[-1].values for group in kept], along)
     return [
         Line(label=label, order=group[0].values["order"], points=group)

@@ -16,7 +16,7 @@ import torch
 
 from lpd.errors import InputError
 from lpd.evaluation.features import Classifier
-from lpd.evaluation.reference import write_statistics
+from lpd.evaluation.reference import Reference, write_statistics
 from lpd.evaluation.statistics import gaussian_statistics
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
@@ -72,7 +72,7 @@ def folder(tmp_path: Path, make_classifier: Callable[[], Classifier]) -> Path:
         features = classifier(torch.randint(256, (32, 3, 16, 16), dtype=torch.uint8)).features
     write_statistics(
         tmp_path / "weights" / "VIRTUAL_imagenet256_labeled.npz",
-        gaussian_statistics(features.numpy()),
+        Reference(statistics=gaussian_statistics(features.numpy())),
     )
     return tmp_path
 

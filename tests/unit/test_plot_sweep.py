@@ -196,7 +196,7 @@ def test_labels_tell_lines_apart_and_nothing_else(tmp_path: Path) -> None:
     ]
     lines = lines_along("generation_steps", read_points([write(tmp_path, several)]))
     assert [line.label for line in lines] == [
-        "locality-aware, repulsion 1", "locality-aware, repulsion 2", "random",
+        "random", "locality-aware, repulsion 1", "locality-aware, repulsion 2",
     ]  # fmt: skip
 
 

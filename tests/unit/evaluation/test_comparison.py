@@ -72,7 +72,7 @@ def test_one_seed_tells_the_difference_and_that_its_spread_is_unknown():
 @pytest.mark.parametrize(("error", "verdict"), [(0.04, WITHIN), (0.03, OUTSIDE)])
 def test_the_fid_of_one_seed_is_judged_by_its_own_error(error, verdict):
     # 1.96 sqrt(2) 0.04 is 0.11, and 1.96 sqrt(2) 0.03 + 0.005 is 0.088; the difference is 0.1.
-    _, numbers = the_only([measured(fid_sampling_error=error)])
+    _, numbers = the_only([measured(fid_sampling_std=error)])
     assert numbers["fid"].verdict == verdict
     assert numbers["fid"].limit == pytest.approx(1.959964 * math.sqrt(2) * error + 0.005)
     assert numbers["inception_score"].verdict == UNKNOWN
@@ -125,7 +125,7 @@ QUALITY = {*FID, "inception_score"}
 )
 def test_nothing_is_judged_where_it_was_measured_otherwise(result, record, reference, what, unlike):
     comparison, numbers = the_only(
-        [measured(fid_sampling_error=1.0, **result)], {**RECORD, **record}, reference
+        [measured(fid_sampling_std=1.0, **result)], {**RECORD, **record}, reference
     )
     assert any(what in each for each in comparison.unlike)
     assert {key for key, number in numbers.items() if number.verdict == UNLIKE} == unlike

@@ -134,6 +134,8 @@ def test_a_mistake_of_two_processes_ends_both(flags, run_main, in_two_processes,
         (["--no_such_flag", 1], "no_such_flag"),
         (["--group_sizes", "4x4", "--order", "nar"], "for orders without passes of their own"),
         (["--top_p", 0], "top_p must be above 0"),
+        (["--throughput_bsz", 0], "throughput_bsz must be at least 1"),
+        (["--published_row", "lpd_m"], "no row 'lpd_m': choose from lpd_l_256_20"),
     ],
 )
 def test_wrong_flags_are_told_and_exit_with_2(flags, run_main, tmp_path, change, message, said):
@@ -220,10 +222,10 @@ print(json.dumps([json.loads(outputs[0]), outputs[1], outputs[2:], heavy]))
         "group_size_schedule": ["cosine"], "cfg_schedule": ["linear"], "temperature": [1.0],
         "top_p": [1.0], "seed": [0], "device": None, "feature_extractor": "inception",
         "inception_path": None, "reference": None, "num_workers": 4, "measure_speed": False,
-        "classifier": None, "throughput_bsz": None, "published_row": None,
+        "classifier": None,
         "backend": "auto", "cuda_graphs": True,
         "save_images": False, "chunk_size": 1000, "keep_features": False,
-        "pixel_rounding": "float32",
+        "pixel_rounding": "float32", "throughput_bsz": None, "published_row": None,
     }  # fmt: skip
     assert options == given | others
     for name in options:

@@ -200,7 +200,7 @@ class TestSamples:
         assert found["sfid"] == frechet_distance(
             reference.spatial, gaussian_statistics(self.samples.spatial)
         )
-        assert found["fid"] is found["fid_sampling_error"] is found["kid"] is None
+        assert found["fid"] is found["fid_sampling_std"] is found["kid"] is None
         assert compute_metrics(self.samples, Reference())["sfid"] is None
         without = dataclasses.replace(self.samples, spatial=None)
         assert compute_metrics(without, reference)["sfid"] is None

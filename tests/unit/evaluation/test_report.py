@@ -69,7 +69,7 @@ def test_files_are_flat_and_in_the_order_of_the_table(tmp_path):
         "group_sizes": [1, 3, 5, 7],
         "num_images": 50,
         "fid": 1.23456,
-        "fid_sampling_error": None,
+        "fid_sampling_std": None,
         "sfid": None,
         "kid": None,
         "kid_std": None,
@@ -213,16 +213,16 @@ def test_the_table_has_a_column_for_what_is_known():
 
 def test_the_error_over_draws_is_not_that_over_seeds():
     """The first is one evaluation's, in a column of its own; the second stands behind a mean."""
-    seeds = [result(seed=0, fid=1.0, fid_sampling_error=0.0625)]
+    seeds = [result(seed=0, fid=1.0, fid_sampling_std=0.0625)]
     heading, row = table(seeds).splitlines()
-    assert heading.split()[3:6] == ["FID", "sampling", "error"]
+    assert heading.split()[3:6] == ["FID", "FID", "std"]
     assert row.split()[3:5] == ["1.000", "0.062"]
-    seeds.append(result(seed=1, fid=3.0, fid_sampling_error=0.1875))
+    seeds.append(result(seed=1, fid=3.0, fid_sampling_std=0.1875))
     cells = [re.split(r"\s{2,}", line.strip()) for line in table(seeds).splitlines()]
-    assert cells[0][3:6] == ["images", "FID", "sampling error"]
+    assert cells[0][3:6] == ["images", "FID", "FID std"]
     assert cells[1][4:6] == ["2.000 ± 1.000", "0.125 ± 0.062"]
     (summary,) = summarize(seeds)
-    assert (summary["fid_error"], summary["fid_sampling_error"]) == (1.0, 0.125)
+    assert (summary["fid_error"], summary["fid_sampling_std"]) == (1.0, 0.125)
 
 
 def test_grids_go_row_by_row(tmp_path):
