@@ -55,7 +55,7 @@ def test_two_processes_give_the_numbers_of_one(flags, run_main, in_two_processes
     run_main(*flags, "--output_dir", tmp_path / "one")
     codes, outputs = in_two_processes(run_main, *flags, "--output_dir", tmp_path / "two")
     assert codes == [0, 0], outputs
-    assert [output.count("FID") for output in outputs] == [1, 0]  # rank 0 alone reports
+    assert [output.count("recall") for output in outputs] == [1, 0]  # rank 0 alone reports
     one, both = (
         json.loads((tmp_path / name / "results.json").read_text())["results"]
         for name in ("one", "two")
