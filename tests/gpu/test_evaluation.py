@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from lpd.evaluation.chunks import ChunkMaker, chunk_tasks
+from lpd.evaluation.chunks import ChunkMaker
+from lpd.evaluation.digests import image_digests
 from lpd.evaluation.features import (
     Classifier,
     ClassifierConfig,
@@ -25,6 +26,7 @@ from lpd.orders.registry import OrderConfig
 from lpd.orders.request import PlanSource
 from lpd.sampling.config import SamplingConfig
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
+from tests.unit.evaluation.chunk_tasks import chunk_tasks
 
 pytestmark = pytest.mark.gpu
 
@@ -64,8 +66,9 @@ def no_waiting() -> Iterator[None]:
 def test_chunks_are_those_of_a_plain_loop_and_are_not_waited_for(
     generator: ImageGenerator, extractor: FeatureExtractor, tmp_path: Path
 ) -> None:
-    maker = ChunkMaker(generator, extractor, sampling=SAMPLING, seed=3)
-    tasks = chunk_tasks(Setting(source=SOURCE), tmp_path, 17, 10)
+    maker = ChunkMaker(generator, extractor)
+    setting = Setting(source=SOURCE, sampling=SAMPLING, seed=3)
+    tasks = chunk_tasks(setting, tmp_path, 17, 10)
     list(maker.make(tasks))  # what is compiled or captured is, from here on
     torch.cuda.set_sync_debug_mode("error")
     chunks = list(maker.make(tasks))
@@ -85,15 +88,17 @@ def test_chunks_are_those_of_a_plain_loop_and_are_not_waited_for(
             np.testing.assert_array_equal(chunk.codes[rows], generated.codes.cpu().numpy())
             for name in ("features", "logits"):
                 np.testing.assert_allclose(
-                    getattr(chunk, name)[rows],
+                    getattr(chunk.measured, name)[rows],
                     getattr(measured, name).cpu().numpy(),
                     rtol=1e-4,
                     atol=1e-5,
                 )
-        assert chunk.extractor_seconds is not None
-        assert chunk.wall_seconds is not None
-        assert min(chunk.seconds, chunk.extractor_seconds) > 0
-        assert chunk.wall_seconds > chunk.seconds + chunk.extractor_seconds
+            np.testing.assert_array_equal(
+                chunk.digests[rows], image_digests(generated.images.cpu().numpy())
+            )
+        times = chunk.times
+        assert min(times.generator, times.extractor) > 0
+        assert times.wall > times.generator + times.extractor
     share = share_elsewhere(chunks)
     assert share is not None
     assert 0 < share < 1
