@@ -10,8 +10,12 @@ import json
 import os
 import re
 import shutil
+import struct
 import time
+import tokenize
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,15 @@ _BEGAN = time.time()
 
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}(\.\w+)?")
 """The names of files that are being written."""
+
+
+DAMAGED_ARCHIVE: tuple[type[Exception], ...] = (
+    *(KeyError, TypeError, ValueError, OverflowError, OSError, EOFError, RuntimeError),
+    *(SyntaxError, tokenize.TokenError, struct.error, zipfile.BadZipFile, zlib.error),
+)
+"""What zipfile and numpy raise for an ``.npz`` or ``.npy`` that is damaged or something else."""
+DAMAGED_FOREIGN_ARCHIVE: tuple[type[Exception], ...] = (*DAMAGED_ARCHIVE, MemoryError)
+"""The same of a file from anywhere, which may claim more numbers than there is memory for."""
 
 
 @contextlib.contextmanager
@@ -142,6 +155,12 @@ def write_csv(path: Path, names: Sequence[str], rows: Iterable[Mapping[str, Any]
 
 def _cell(value: Any) -> Any:
     return " ".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+
+def told(error: BaseException) -> str:
+    """What numpy says of a file that it cannot read, without its advice to unpickle it."""
+    text = str(error)
+    return "it is no file of numpy's, or holds Python objects" if "pickle" in text else text
 
 
 def read_json(path: Path) -> Any:

@@ -8,7 +8,6 @@ one is read as a stream, from its beginning to its end.
 
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch.utils.data import Dataset
 
 from lpd.data.images import LoadedImage
 from lpd.errors import InputError
-from lpd.files import printable
+from lpd.files import DAMAGED_FOREIGN_ARCHIVE, printable, told
 
 IMAGES_KEY = "arr_0"
 LABELS_KEY = "arr_1"
@@ -193,7 +192,5 @@ def _named_errors(path: Path) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (
-        ValueError, OSError, EOFError, RuntimeError, struct.error, zipfile.BadZipFile, zlib.error
-    ) as error:  # fmt: skip
-        raise InputError(f"{printable(path)} is no .npz of images: {error}") from error
+    except DAMAGED_FOREIGN_ARCHIVE as error:
+        raise InputError(f"{printable(path)} is no .npz of images: {told(error)}") from error

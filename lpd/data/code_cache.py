@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from lpd.distributed import World
 from lpd.errors import InputError
-from lpd.files import atomic_path, printable, read_json, write_json
+from lpd.files import DAMAGED_ARCHIVE, atomic_path, printable, read_json, told, write_json
 from lpd.hashes import hash_files
 from lpd.options import defaults
 from lpd.provenance import Origin, missing
@@ -386,9 +386,9 @@ def _shard_rows(shard: int, num_images: int) -> range:
 def _load_array(file: Path, *, mmap: bool = False) -> npt.NDArray[Any]:
     try:
         array = np.load(file, mmap_mode="r" if mmap else None, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except DAMAGED_ARCHIVE as error:
         raise InputError(
-            f"{file} is damaged ({error}); remove it and run main_cache.py again"
+            f"{file} is damaged ({told(error)}); remove it and run main_cache.py again"
         ) from error
     return np.asarray(array)
 

@@ -17,8 +17,6 @@ B images of a batch, n images of a chunk, N positions.
 
 import contextlib
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,7 +33,7 @@ from lpd.evaluation.features import FeatureExtractor
 from lpd.evaluation.pending import HostCopy, one_behind
 from lpd.evaluation.setting import Setting
 from lpd.evaluation.statistics import Extraction, FeatureBatch, extract
-from lpd.files import atomic_path
+from lpd.files import DAMAGED_ARCHIVE, atomic_path, told
 from lpd.generation import ImageGenerator, slices
 from lpd.marks import Mark, mark, seconds_between
 from lpd.progress import progress
@@ -134,12 +132,9 @@ def _reading(path: Path) -> Generator[Any, None, None]:
     try:
         with np.load(path, allow_pickle=False) as content:
             yield content
-    except (
-        *(KeyError, ValueError, TypeError, OSError, EOFError),
-        *(zipfile.BadZipFile, zlib.error),
-    ) as error:
+    except DAMAGED_ARCHIVE as error:
         raise InputError(
-            f"{path} is damaged ({error}); delete it and run the same command again"
+            f"{path} is damaged ({told(error)}); delete it and run the same command again"
         ) from error
 
 

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +32,7 @@ from lpd.evaluation.digests import pixel_digest
 from lpd.evaluation.features import FeatureExtractor
 from lpd.evaluation.pending import one_behind
 from lpd.evaluation.statistics import Extraction
-from lpd.files import atomic_path
+from lpd.files import DAMAGED_ARCHIVE, atomic_path, told
 from lpd.progress import progress
 from lpd.provenance import Origin
 
@@ -265,7 +264,7 @@ def _named_damage(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED_ARCHIVE as error:
         raise InputError(
-            f"{path} is damaged ({error}); delete it and run the same command again"
+            f"{path} is damaged ({told(error)}); delete it and run the same command again"
         ) from error

@@ -26,7 +26,7 @@ from lpd.errors import InputError
 from lpd.evaluation import plan_loss_report as report
 from lpd.evaluation.plan_loss_config import PlanLossConfig
 from lpd.evaluation.plan_loss_report import ToldPlan
-from lpd.files import atomic_path, sha256_of_file, write_json
+from lpd.files import DAMAGED_ARCHIVE, atomic_path, sha256_of_file, told, write_json
 from lpd.likelihood import HeldOutCodes, PlanLoss, spread_rows
 from lpd.models.lpd import LPD
 from lpd.orders.group_sizes import GroupSizes
@@ -223,10 +223,10 @@ def read_losses(path: Path) -> tuple[PlanLoss, str]:
             identity = str(content["identity"])
             if loss.by_pass.shape != (len(content["rows"]), len(group_sizes)):
                 raise ValueError(f"nats of shape {loss.by_pass.shape}")
-    except Exception as error:  # a damaged archive fails in many ways
+    except DAMAGED_ARCHIVE as error:
         raise InputError(
-            f"{path} does not hold the losses of a plan ({error}); remove it, and give the same "
-            "command again"
+            f"{path} does not hold the losses of a plan ({told(error)}); remove it, and give the "
+            "same command again"
         ) from error
     return loss, identity
 

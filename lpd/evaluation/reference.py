@@ -5,7 +5,6 @@ n images, m of them kept for kernel distance, precision and recall, D features, 
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from lpd.errors import InputError
 from lpd.evaluation.features import FeatureExtractor
 from lpd.evaluation.parts import DIGESTS, Arrays, PartFolder, look_at_features, make_parts
 from lpd.evaluation.statistics import GaussianStatistics, Moments, check_finite
-from lpd.files import atomic_path, sha256_of_file
+from lpd.files import DAMAGED_FOREIGN_ARCHIVE, atomic_path, sha256_of_file, told
 from lpd.provenance import Origin
 
 # Published precision and recall are against 10,000 real images (arXiv 2105.05233).
@@ -344,8 +343,10 @@ def read_statistics(path: Path) -> StatisticsFile:
         about = json.loads(str(arrays["about"])) if "about" in arrays else {}
         if not isinstance(about, dict):
             raise InputError("what it says about itself is no JSON object")
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} is no .npz of reference statistics: {error}") from error
+        if not isinstance(about.get("img_size", 0), int):
+            raise InputError(f"it says that its images have {about['img_size']!r} pixels")
+    except DAMAGED_FOREIGN_ARCHIVE as error:
+        raise InputError(f"{path} is no .npz of reference statistics: {told(error)}") from error
     features = arrays.get("features")
     if features is not None:
         if features.ndim != 2 or features.dtype.kind != "f":

@@ -29,7 +29,7 @@ from lpd.data.transforms import image_to_pixels
 from lpd.errors import InputError
 from lpd.evaluation.features import FeatureExtractor
 from lpd.evaluation.image_modes import SamplesConfig
-from lpd.files import TEMPORARY, printable
+from lpd.files import DAMAGED_FOREIGN_ARCHIVE, TEMPORARY, printable, told
 
 _UNFINISHED_SUFFIXES = frozenset({".crdownload", ".download", ".part", ".partial", ".tmp"})
 
@@ -215,8 +215,8 @@ def _labels_of_file(
         raise InputError(f"there are no labels at {path}")
     try:
         labels = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InputError(f"{path} is no .npy of labels: {error}") from error
+    except DAMAGED_FOREIGN_ARCHIVE as error:
+        raise InputError(f"{path} is no .npy of labels: {told(error)}") from error
     if not isinstance(labels, np.ndarray):
         raise InputError(f"{path} is no .npy of labels, but an archive")
     return _in_range(check_labels(labels, num_images, str(path)), str(path), extractor, warnings)

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lpd.errors import InputError
-from lpd.files import atomic_path, read_json
+from lpd.files import DAMAGED_ARCHIVE, atomic_path, read_json, told
 from lpd.orders.group_sizes import GroupSizes, check_group_sizes
 from lpd.orders.locality import LocalityConfig
 from lpd.orders.plan import DecodePlan, check_permutations
@@ -153,8 +153,8 @@ def load_orders(path: Path) -> OrderFile:
             file = OrderFile(path=path, orders=np.array(read_json(path)))
         else:
             file = _load_npz(path)
-    except Exception as error:  # a damaged archive makes its readers fail in many ways
-        raise InputError(f"{path} is not an order file: {error}") from error
+    except DAMAGED_ARCHIVE as error:
+        raise InputError(f"{path} is not an order file: {told(error)}") from error
     orders = file.orders
     if orders.ndim != 2 or orders.size == 0 or not np.issubdtype(orders.dtype, np.integer):
         raise InputError(f"{path} does not hold a table of integers, one row per order")

@@ -1,6 +1,9 @@
 """References: files of statistics, sample archives and folders of images."""
 
+import contextlib
+import io
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ import torch
 from PIL import Image
 
 from lpd.distributed import World
+from lpd.errors import InputError
 from lpd.evaluation import parts
 from lpd.evaluation.reference import (
     FeatureSummary,
@@ -249,8 +253,9 @@ class TestRefused:
     def test_damaged_files(self, tmp_path, content):
         path = tmp_path / "reference.npz"
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"reference\.npz is no \.npz"):
+        with pytest.raises(ValueError, match=r"reference\.npz is no \.npz") as caught:
             read_statistics(path)
+        assert "pickle" not in str(caught.value)  # nobody is to be told to trust a file
 
     def test_flipped_bits(self, tmp_path):
         path = tmp_path / "reference.npz"
@@ -260,6 +265,36 @@ class TestRefused:
         path.write_bytes(content)
         with pytest.raises(ValueError, match="CRC"):
             read_statistics(path)
+
+    def test_damage_of_a_compressed_file(self, tmp_path):
+        path = tmp_path / "reference.npz"
+        np.savez_compressed(path, mu=np.zeros(50), sigma=np.diag(np.arange(1.0, 51)))
+        whole = path.read_bytes()
+        for place in range(0, len(whole), 7):
+            content = bytearray(whole)
+            content[place] ^= 0xFF
+            path.write_bytes(content)
+            # What the archive does not need to be read may be damaged.
+            with contextlib.suppress(InputError):
+                read_statistics(path)
+
+    def test_an_absurd_shape(self, tmp_path):
+        header = io.BytesIO()
+        shape = {"descr": "<f8", "fortran_order": False, "shape": (10**14,)}
+        np.lib.format.write_array_header_1_0(header, shape)
+        path = tmp_path / "reference.npz"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("mu.npy", header.getvalue())
+            archive.writestr("sigma.npy", header.getvalue())
+        with pytest.raises(InputError, match=r"reference\.npz is no \.npz"):
+            read_statistics(path)
+
+    @pytest.mark.parametrize("about", ["{", "[]", '{"img_size": [16]}'])
+    def test_what_it_says_about_itself_is_none_of_it(self, tmp_path, extractor, about):
+        path = tmp_path / "reference.npz"
+        np.savez(path, mu=np.zeros(1), sigma=np.eye(1), about=np.array(about))
+        with pytest.raises(InputError, match=r"reference\.npz is no \.npz"):
+            open_reference(path, 16, extractor)
 
     def test_an_unreadable_image(self, run_folder, tmp_path, extractor):
         folder = tmp_path / "train" / "0"
