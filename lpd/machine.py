@@ -47,10 +47,13 @@ def environment(device: Any) -> dict[str, Any]:
         except importlib.metadata.PackageNotFoundError:  # a checkout that was not installed
             packages[name] = None
     on_cuda = device.type == "cuda"
+    products = torch.backends.cuda if on_cuda else torch.backends.mkldnn
+    convolutions = torch.backends.cudnn if on_cuda else torch.backends.mkldnn
     return {
         "device": torch.cuda.get_device_name(device) if on_cuda else processor(),
         "threads": torch.get_num_threads(),
         "versions": {**packages, **versions()},
-        "float32_products": torch.get_float32_matmul_precision(),
-        "tf32_convolutions": on_cuda and torch.backends.cudnn.allow_tf32,
+        # Of the transformer and the decoder. The older switches raise where the newer were used.
+        "float32_products": products.matmul.fp32_precision,
+        "float32_convolutions": convolutions.conv.fp32_precision,
     }

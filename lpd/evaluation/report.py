@@ -63,6 +63,7 @@ _SPEED_COLUMNS = (
     Number(key="share_elsewhere", heading="elsewhere", format="{:.1%}"),
     Number(key="latency_seconds", heading="latency s", format="{:.4f}"),
     Number(key="images_per_second", heading="images/s", format="{:.2f}"),
+    Number(key="flip_rate", heading="flips", format="{:.0%}"),
 )
 
 
@@ -114,6 +115,11 @@ class SettingResult:
     """Interquartile range of the times behind the latency, over their median."""
     throughput_spread: float | None = _younger()
     """The same of the times behind the throughput."""
+    flip_rate: float | None = _younger()
+    """Of ``flip_images`` images, the share that come out otherwise when each is generated alone;
+    measured with the speed."""
+    flip_images: int | None = _younger()
+    """How many those were."""
     generator_seconds: float | None = _younger()
     """Of all processes, for all images: sampling and decoding."""
     extractor_seconds: float | None = _younger()

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from lpd.generation import ImageGenerator
 from lpd.orders.request import PlanSource
@@ -80,6 +81,40 @@ def measure_speed(
         latency_spread=_spread(alone),
         throughput_spread=_spread(together),
     )
+
+
+def flip_rate(
+    generator: ImageGenerator,
+    source: PlanSource,
+    codes: npt.NDArray[np.integer],
+    *,
+    sampling: SamplingConfig,
+    seed: int,
+) -> float:
+    """The share of a run's first images that come out otherwise when each is generated alone.
+
+    On a CPU in float32 that is none; elsewhere a batch rounds otherwise, and where two codes are
+    nearly tied another one is drawn, and other ones after it.
+
+    Args:
+        generator: makes the images.
+        source: order and group sizes.
+        codes: (n, N) the codes of the run's first n images, as a batch gave them; n >= 1.
+        sampling: how tokens are drawn.
+        seed: of the images.
+    """
+    flipped = 0
+    for image, expected in enumerate(codes):
+        indices = np.array([image])
+        generated = generator.generate(
+            indices % generator.num_classes,
+            source.plan(seed, indices),
+            seed=seed,
+            image_indices=indices,
+            sampling=sampling,
+        )
+        flipped += not np.array_equal(generated.codes[0].cpu().numpy(), expected)
+    return flipped / len(codes)
 
 
 def _spread(seconds: list[float]) -> float:

@@ -40,7 +40,7 @@ from lpd.evaluation.reference import (
 )
 from lpd.evaluation.report import SettingResult
 from lpd.evaluation.setting import BASE_NAMES, EvalConfig, Setting, base_of
-from lpd.evaluation.speed import measure_speed
+from lpd.evaluation.speed import flip_rate, measure_speed
 from lpd.evaluation.statistics import FeatureBatch
 from lpd.files import read_json, sha256_of_file, write_json
 from lpd.generation import ImageGenerator
@@ -58,6 +58,7 @@ REFERENCE_NAME = "reference.npz"
 STATISTICS_NAME = "statistics.npz"
 _GRID_COLUMNS = 10
 _GRID_ROWS = 8
+_FLIP_IMAGES = 16
 
 
 def run_evaluation(config: EvalConfig, world: World) -> list[SettingResult]:
@@ -350,7 +351,17 @@ class _Evaluation:
                     seed=setting.seed,
                     batch_size=self.config.throughput_bsz,
                 )
-                report.write_result(self._folder(name), result.with_speed(speed))
+                first = next(iter(self._chunks(name).values()))
+                codes = Chunk.load(first).codes[:_FLIP_IMAGES]
+                flips = flip_rate(
+                    self.generator,
+                    setting.source,
+                    codes,
+                    sampling=setting.sampling,
+                    seed=setting.seed,
+                )
+                timed = replace(result.with_speed(speed), flip_rate=flips, flip_images=len(codes))
+                report.write_result(self._folder(name), timed)
 
     def _write_grid(self, name: str, chunks: list[Chunk]) -> None:
         columns = min(_GRID_COLUMNS, self.generator.num_classes, self.config.num_images)

@@ -1,8 +1,9 @@
 """Speed: what the clock runs over."""
 
+import numpy as np
 import pytest
 
-from lpd.evaluation.speed import measure_speed
+from lpd.evaluation.speed import flip_rate, measure_speed
 from lpd.orders.registry import OrderConfig
 from lpd.orders.request import PlanSource
 from lpd.sampling.config import SamplingConfig
@@ -65,3 +66,14 @@ def test_making_orders_is_not_counted(make_generator, monkeypatch):
     speed = measure_speed(generator, SOURCE, sampling=SAMPLING, seed=3)
     assert speed.latency_seconds == 1
     assert speed.images_per_second == 2
+
+
+def test_flips_are_counted_by_image(make_generator):
+    generator, indices = make_generator(8), np.arange(5)
+    codes = generator.generate(
+        indices % 3, SOURCE.plan(3, indices), seed=3, image_indices=indices, sampling=SAMPLING
+    ).codes.numpy()
+    assert flip_rate(generator, SOURCE, codes, sampling=SAMPLING, seed=3) == 0
+    codes[1, 2:4] = (codes[1, 2:4] + 1) % 24
+    codes[4, 0] = (codes[4, 0] + 1) % 24
+    assert flip_rate(generator, SOURCE, codes, sampling=SAMPLING, seed=3) == 2 / 5
