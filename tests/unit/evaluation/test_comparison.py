@@ -150,6 +150,14 @@ def test_of_a_sweep_the_rows_own_setting_counts():
     ]
 
 
+def test_typed_group_sizes_are_not_the_rows_own():
+    sizes = GroupSizeOptions(group_sizes="18x13,2x11").choose(256, 20)
+    other = measured(group_sizes=sizes, group_size_schedule=None)
+    assert the_only([measured(), other])[0].unlike == ()  # of both, the row's own setting counts
+    comparison, _ = the_only([other])
+    assert comparison.unlike == ("group_size_schedule of its own instead of cosine",)
+
+
 def test_it_is_printed_as_a_line_and_read_as_written(tmp_path, capsys):
     results = [measured(seed, fid=2.3 + 0.1 * seed) for seed in range(3)]
     tell(ROW.name, tmp_path, results, RECORD, REFERENCE)
