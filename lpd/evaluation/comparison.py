@@ -254,7 +254,7 @@ def _differences(
     expected = published.STATISTICS[row.img_size].file
     if reference is not None and reference.name != expected:
         found.append((f"the reference {reference.name} instead of {expected}", ("fid",)))
-    device = (result.environment or {}).get("device", "an unknown device")
+    device = result.speed_device or (result.environment or {}).get("device", "an unknown device")
     if published.DEVICE not in device:
         found.append((f"speed on {device} instead of one {published.DEVICE}", _SPEED))
     batch, theirs = result.throughput_batch_size, published.THROUGHPUT_BATCH_SIZE

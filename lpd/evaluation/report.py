@@ -114,6 +114,8 @@ class SettingResult:
     """Interquartile range of the times behind the latency, over their median."""
     throughput_spread: float | None = _younger()
     """The same of the times behind the throughput."""
+    speed_device: str | None = _younger()
+    """What latency and throughput were measured on; another run may have made the images."""
     generator_seconds: float | None = _younger()
     """Of all processes, for all images: sampling and decoding."""
     extractor_seconds: float | None = _younger()
@@ -159,7 +161,7 @@ class SettingResult:
             self, **{name: base[name] for name in BASE_NAMES if name not in left_out}
         )
 
-    def with_speed(self, speed: Speed) -> "SettingResult":
+    def with_speed(self, speed: Speed, device: str) -> "SettingResult":
         """The same numbers and those of a speed measurement."""
         return dataclasses.replace(
             self,
@@ -168,6 +170,7 @@ class SettingResult:
             throughput_batch_size=speed.batch_size,
             latency_spread=speed.latency_spread,
             throughput_spread=speed.throughput_spread,
+            speed_device=device,
         )
 
     def flat(self) -> dict[str, Any]:

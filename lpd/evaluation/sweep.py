@@ -352,7 +352,8 @@ class _Evaluation:
                     seed=setting.seed,
                     batch_size=self.config.throughput_bsz,
                 )
-                report.write_result(self._folder(name), result.with_speed(speed))
+                device = environment(self.world.device)["device"]
+                report.write_result(self._folder(name), result.with_speed(speed, device))
 
     def _write_grid(self, name: str, chunks: list[Chunk]) -> None:
         columns = min(_GRID_COLUMNS, self.generator.num_classes, self.config.num_images)

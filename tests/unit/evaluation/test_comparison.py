@@ -119,6 +119,7 @@ QUALITY = {*FID, "inception_score"}
         ({}, {"img_size": 64}, REFERENCE, "64 pixels", QUALITY | SPEED),
         ({}, {}, Path("mine.npz"), "the reference mine.npz instead of VIRTUAL", FID),
         ({"environment": {"device": "NVIDIA H200"}}, {}, REFERENCE, "speed on NVIDIA H200", SPEED),
+        ({"speed_device": "a laptop"}, {}, REFERENCE, "speed on a laptop", SPEED),
         ({"environment": None}, {}, REFERENCE, "an unknown device", SPEED),
         ({"throughput_batch_size": 32}, {}, REFERENCE, "32 at a time", {"images_per_second"}),
     ],

@@ -38,7 +38,7 @@ from lpd.weights import save_pretrained
 def without_times(results):
     timed = {
         *("seconds_per_image", "share_elsewhere", "latency_seconds", "images_per_second"),
-        *("latency_spread", "throughput_spread"),
+        *("latency_spread", "throughput_spread", "speed_device"),
         *("generator_seconds", "extractor_seconds", "wall_seconds"),
     }
     return [{k: v for k, v in result.flat().items() if k not in timed} for result in results]
@@ -254,6 +254,7 @@ class TestNumbers:
         assert measured.latency_seconds > 0
         assert measured.images_per_second > 0
         assert measured.throughput_batch_size == 5
+        assert measured.speed_device == measured.environment["device"]
         monkeypatch.setattr(sweep, "measure_speed", lambda *args, **kwargs: pytest.fail("again"))
         assert run_evaluation(config, World()) == [measured]
         assert without_times([dataclasses.replace(measured, throughput_batch_size=None)]) == (
