@@ -28,6 +28,7 @@ from lpd.evaluation.report import SettingResult
 from lpd.evaluation.setting import INCEPTION
 from lpd.files import read_json, write_json
 from lpd.models.presets import preset_shape
+from lpd.orders.registry import find_order
 from lpd.weights import config_from_dict
 
 COMPARISON_NAME = "published.json"
@@ -219,6 +220,8 @@ def _compared_number(
 def _other_setting(row: PublishedRow, result: SettingResult) -> list[str]:
     """How a result's setting differs from a row's, a phrase for each value."""
     measured = result.setting
+    if measured["group_size_schedule"] is None and not find_order(result.order).has_own_passes:
+        measured["group_size_schedule"] = "of its own"
     return [
         f"{name} {_short(measured[name])} instead of {_short(value)}"
         for name, value in row.setting.items()
@@ -251,7 +254,7 @@ def _differences(
     expected = published.STATISTICS[row.img_size].file
     if reference is not None and reference.name != expected:
         found.append((f"the reference {reference.name} instead of {expected}", ("fid",)))
-    device = (result.environment or {}).get("device", "an unknown device")
+    device = result.speed_device or (result.environment or {}).get("device", "an unknown device")
     if published.DEVICE not in device:
         found.append((f"speed on {device} instead of one {published.DEVICE}", _SPEED))
     batch, theirs = result.throughput_batch_size, published.THROUGHPUT_BATCH_SIZE

@@ -85,7 +85,7 @@ def run_plan_loss(config: PlanLossConfig, world: World) -> None:
 
     Raises:
         InputError: the model, the codes and the plans do not go together, or the folder holds
-            losses of something else; before any work.
+            losses of something else; before any work. Or a loss is not finite.
     """
     cache = open_cache(config.cached_path)
     model = load_model(
@@ -127,11 +127,22 @@ def run_plan_loss(config: PlanLossConfig, world: World) -> None:
                 one_at_a_time=one_at_a_time,
                 tell=bar.update,
             )
+            _check_finite(loss)
             if world.is_main:
                 plan = missing[done]
                 write_losses(config.output_dir / plan.file, loss, plan.identity, rows)
     if world.is_main:
         _tell(config, plans)
+
+
+def _check_finite(loss: PlanLoss) -> None:
+    """Raise InputError where a loss is no number."""
+    finite = np.isfinite(loss.by_pass).all(axis=1)  # (n,)
+    if not finite.all():
+        raise InputError(
+            f"the losses of {(~finite).sum()} of {len(finite)} images in order {loss.order} are "
+            "not finite (NaN or infinity): the model's numbers overflow; are its weights whole?"
+        )
 
 
 def _check_fits(cache: CodeCache, model: LPD) -> None:

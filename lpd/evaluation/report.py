@@ -120,6 +120,8 @@ class SettingResult:
     measured with the speed."""
     flip_images: int | None = _younger()
     """How many those were."""
+    speed_device: str | None = _younger()
+    """What latency and throughput were measured on; another run may have made the images."""
     generator_seconds: float | None = _younger()
     """Of all processes, for all images: sampling and decoding."""
     extractor_seconds: float | None = _younger()
@@ -165,7 +167,7 @@ class SettingResult:
             self, **{name: base[name] for name in BASE_NAMES if name not in left_out}
         )
 
-    def with_speed(self, speed: Speed) -> "SettingResult":
+    def with_speed(self, speed: Speed, device: str) -> "SettingResult":
         """The same numbers and those of a speed measurement."""
         return dataclasses.replace(
             self,
@@ -174,6 +176,7 @@ class SettingResult:
             throughput_batch_size=speed.batch_size,
             latency_spread=speed.latency_spread,
             throughput_spread=speed.throughput_spread,
+            speed_device=device,
         )
 
     def flat(self) -> dict[str, Any]:

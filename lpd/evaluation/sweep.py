@@ -318,6 +318,8 @@ class _Evaluation:
         chunks = [Chunk.load(path) for path in files.values()]
         self._write_grid(name, chunks)
         samples = samples_of(chunks, tells_classes=self.tells_classes, device=self.world.device)
+        # The samples have them too: of 50,000 images, a gigabyte.
+        chunks = [chunk.without_features() for chunk in chunks]
         result = replace(
             compute_result(setting, chunks, samples, reference),
             environment={
@@ -335,7 +337,7 @@ class _Evaluation:
             )
         if not self.config.keep_features:
             for path, chunk in zip(files.values(), chunks, strict=True):
-                chunk.without_features().save(path)
+                chunk.save(path)
         # Last: who finds it takes the setting for complete.
         report.write_result(folder, result)
 
@@ -360,7 +362,10 @@ class _Evaluation:
                     sampling=setting.sampling,
                     seed=setting.seed,
                 )
-                timed = replace(result.with_speed(speed), flip_rate=flips, flip_images=len(codes))
+                device = environment(self.world.device)["device"]
+                timed = replace(
+                    result.with_speed(speed, device), flip_rate=flips, flip_images=len(codes)
+                )
                 report.write_result(self._folder(name), timed)
 
     def _write_grid(self, name: str, chunks: list[Chunk]) -> None:
@@ -432,7 +437,7 @@ def compute_result(
 
     Args:
         setting: what was generated.
-        chunks: all of it.
+        chunks: all of it; their features are not looked at.
         samples: what metrics are computed of.
         reference: what it is compared with.
     """

@@ -76,8 +76,9 @@ class Decoded:
     codes: Tensor
     """(B, N) in raster order, int64."""
     finite: Tensor
-    """(B,) whether the last pass's logits are finite. Whatever breaks in an earlier pass is in the
-    KV cache, and every later row sees it."""
+    """(B,) whether the last pass's logits are finite. What breaks an earlier pass's tokens is in
+    the KV cache, and every later row sees it; what breaks its queries alone is seen by none, and to
+    look at every pass's logits would take three launches more in each."""
     log_probs: Tensor | None
     """(B, M) those of the passes, by place in generation order."""
 

@@ -119,6 +119,7 @@ QUALITY = {*FID, "inception_score"}
         ({}, {"img_size": 64}, REFERENCE, "64 pixels", QUALITY | SPEED),
         ({}, {}, Path("mine.npz"), "the reference mine.npz instead of VIRTUAL", FID),
         ({"environment": {"device": "NVIDIA H200"}}, {}, REFERENCE, "speed on NVIDIA H200", SPEED),
+        ({"speed_device": "a laptop"}, {}, REFERENCE, "speed on a laptop", SPEED),
         ({"environment": None}, {}, REFERENCE, "an unknown device", SPEED),
         ({"throughput_batch_size": 32}, {}, REFERENCE, "32 at a time", {"images_per_second"}),
     ],
@@ -148,6 +149,14 @@ def test_of_a_sweep_the_rows_own_setting_counts():
         "cfg 3 instead of 4.8",
         "order raster instead of lpd",
     ]
+
+
+def test_typed_group_sizes_are_not_the_rows_own():
+    sizes = GroupSizeOptions(group_sizes="18x13,2x11").choose(256, 20)
+    other = measured(group_sizes=sizes, group_size_schedule=None)
+    assert the_only([measured(), other])[0].unlike == ()  # of both, the row's own setting counts
+    comparison, _ = the_only([other])
+    assert comparison.unlike == ("group_size_schedule of its own instead of cosine",)
 
 
 def test_it_is_printed_as_a_line_and_read_as_written(tmp_path, capsys):

@@ -1,5 +1,6 @@
 """main_eval.py --plan_loss: its numbers are those of lpd.likelihood, kept, and not others'."""
 
+import copy
 import csv
 import json
 import math
@@ -222,6 +223,23 @@ def test_nor_are_those_of_another_model(
         call(FLAGS)
     assert ended.value.code == 2
     assert "model was" in said()
+
+
+def test_losses_that_are_no_numbers_are_refused(
+    call: Callable[..., dict[str, Any]],
+    model: Path,
+    folder: Path,
+    tiny_model: LPD,
+    said: Callable[[], str],
+) -> None:
+    broken = copy.deepcopy(tiny_model)
+    broken.head.weight.data.sign_().mul_(3e38)  # finite, but its products are not
+    save_pretrained(model, broken, broken.config)
+    with pytest.raises(SystemExit) as ended:
+        call(FLAGS)
+    assert ended.value.code == 2
+    assert "9 of 9 images in order random are not finite" in said()
+    assert not list(folder.glob(f"{PLANS_FOLDER}/*"))
 
 
 @pytest.mark.parametrize("damage", ["another plan's", "cut", "nothing"])

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import gc
 import hashlib
 import json
 import shutil
@@ -15,7 +16,12 @@ from lpd.distributed import World
 from lpd.evaluation import metrics, sweep
 from lpd.evaluation.chunks import Chunk, read_codes
 from lpd.evaluation.features import Classifier, ClassifierConfig
-from lpd.evaluation.metrics import frechet_distance, inception_score, precision_recall
+from lpd.evaluation.metrics import (
+    compute_metrics,
+    frechet_distance,
+    inception_score,
+    precision_recall,
+)
 from lpd.evaluation.reference import read_statistics
 from lpd.evaluation.statistics import FeatureBatch, gaussian_statistics
 from lpd.evaluation.sweep import run_evaluation
@@ -32,7 +38,7 @@ from lpd.weights import save_pretrained
 def without_times(results):
     timed = {
         *("seconds_per_image", "share_elsewhere", "latency_seconds", "images_per_second"),
-        *("latency_spread", "throughput_spread", "flip_rate", "flip_images"),
+        *("latency_spread", "throughput_spread", "flip_rate", "flip_images", "speed_device"),
         *("generator_seconds", "extractor_seconds", "wall_seconds"),
     }
     return [{k: v for k, v in result.flat().items() if k not in timed} for result in results]
@@ -222,6 +228,23 @@ class TestNumbers:
         assert result.metrics["inception_score"] is result.metrics["precision"] is None
         assert result.metrics["fid"] is not None
 
+    def test_of_many_images_are_computed_with_their_features_in_memory_once(
+        self, make_config, monkeypatch
+    ):
+        def batches():
+            gc.collect()
+            return sum(isinstance(each, FeatureBatch) for each in gc.get_objects())
+
+        before, found = batches(), []
+
+        def counting(samples, reference):
+            found.append(batches())
+            return compute_metrics(samples, reference)
+
+        monkeypatch.setattr(metrics, "compute_metrics", counting)
+        run_evaluation(make_config(order=("lpd",), generation_steps=(4,)), World())
+        assert found == [before]  # the samples have the arrays, and nobody else
+
     def test_of_speed_are_measured_on_demand_and_once(self, make_config, monkeypatch):
         config = make_config(order=("raster",), generation_steps=(4,))
         (plain,) = run_evaluation(config, World())
@@ -232,6 +255,7 @@ class TestNumbers:
         assert measured.images_per_second > 0
         assert measured.throughput_batch_size == 5
         assert (measured.flip_rate, measured.flip_images) == (0, 10)
+        assert measured.speed_device == measured.environment["device"]
         monkeypatch.setattr(sweep, "measure_speed", lambda *args, **kwargs: pytest.fail("again"))
         assert run_evaluation(config, World()) == [measured]
         assert without_times([dataclasses.replace(measured, throughput_batch_size=None)]) == (
