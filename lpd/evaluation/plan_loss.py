@@ -140,8 +140,8 @@ def _check_finite(loss: PlanLoss) -> None:
     finite = np.isfinite(loss.by_pass).all(axis=1)  # (n,)
     if not finite.all():
         raise InputError(
-            f"the losses of {(~finite).sum()} of {len(loss.by_pass)} images in order {loss.order} are "
-            "not finite (NaN or infinity): the model's numbers overflow; are its weights whole?"
+            f"the losses of {(~finite).sum()} of {len(loss.by_pass)} images in order {loss.order} "
+            "are not finite (NaN or infinity): the model's numbers overflow; are its weights whole?"
         )
 
 
