@@ -137,11 +137,11 @@ def run_plan_loss(config: PlanLossConfig, world: World) -> None:
 
 def _check_finite(loss: PlanLoss) -> None:
     """Raise InputError where a loss is no number."""
-    finite = np.isfinite(loss.by_pass).all(axis=1)  # (n,)
-    if not finite.all():
+    broken = np.count_nonzero(~np.isfinite(loss.of_images))
+    if broken:
         raise InputError(
-            f"the losses of {(~finite).sum()} of {len(loss.by_pass)} images in order {loss.order} "
-            "are not finite (NaN or infinity): the model's numbers overflow; are its weights whole?"
+            f"the losses of {broken} of {len(loss.by_pass)} images in order {loss.order} are "
+            "not finite (NaN or infinity): the model's numbers overflow; are its weights whole?"
         )
 
 

@@ -258,6 +258,8 @@ def write_results(
     summaries = summarize(results)
     if len(summaries) < len(results):
         write_csv(output_dir / SUMMARY_NAME, list(summaries[0]), summaries)
+    else:
+        (output_dir / SUMMARY_NAME).unlink(missing_ok=True)  # of settings that are gone
     return results
 
 

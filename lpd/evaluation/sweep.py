@@ -345,7 +345,10 @@ class _Evaluation:
         for name, setting in progress(self.settings.items(), desc="speed", unit="setting"):
             result = report.read_result(self._folder(name), self.base)
             assert result is not None
-            if result.latency_seconds is None:
+            asked = self.config.throughput_bsz
+            if asked is not None:
+                asked = min(asked, self.generator.batch_size)
+            if result.latency_seconds is None or asked not in {None, result.throughput_batch_size}:
                 speed = measure_speed(
                     self.generator,
                     setting.source,

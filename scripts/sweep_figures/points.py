@@ -142,11 +142,12 @@ def _point(
     values: Mapping[str, Any], group: Sequence[SettingResult], loss: PlanLoss | None
 ) -> Point:
     (row,) = summarize(group)
-    numbers = {
-        key: Estimate(value=row[key], error=math.inf if error is None else error)
-        for name, error in row.items()
-        if name.endswith("_error") and row[key := name.removesuffix("_error")] is not None
-    }
+    numbers: dict[str, Estimate] = {}
+    for key, value in row.items():
+        # By their errors, since a number may be called an error itself.
+        if f"{key}_error" in row and value is not None:
+            error = row[f"{key}_error"]
+            numbers[key] = Estimate(value=value, error=math.inf if error is None else error)
     # How long it takes does not depend on which images are made: the seeds that tell are enough.
     latencies = [each.latency_seconds for each in group if each.latency_seconds is not None]
     if latencies:

@@ -256,6 +256,10 @@ class TestNumbers:
         assert measured.throughput_batch_size == 5
         assert (measured.flip_rate, measured.flip_images) == (0, 10)
         assert measured.speed_device == measured.environment["device"]
+        other = dataclasses.replace(config, throughput_bsz=3)
+        (again,) = run_evaluation(other, World())
+        assert again.throughput_batch_size == 3
+        (measured,) = run_evaluation(dataclasses.replace(config, throughput_bsz=5), World())
         monkeypatch.setattr(sweep, "measure_speed", lambda *args, **kwargs: pytest.fail("again"))
         assert run_evaluation(config, World()) == [measured]
         assert without_times([dataclasses.replace(measured, throughput_batch_size=None)]) == (
