@@ -146,7 +146,7 @@ def test_everything_has_its_turn_in_each_round() -> None:
         (["--batch_size", "0"], "batch_size must be at least 1, got 0"),
         (["--warmup", "0"], "warmup must be at least 1, got 0"),
         (["--bf16", "--no-bf16"], "exclude each other"),
-        (["--cfg", "nan"], "cfg must be finite"),
+        (["--cfg", "nan"], "cfg must be from 0 to 1000"),
         (["--device", "tpu"], "device must be like cpu, cuda"),
         (["--steps", "257", "--device", "cpu"], "257 generation steps do not fit 256"),
         (
