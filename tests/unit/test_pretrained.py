@@ -119,6 +119,7 @@ class TestHub:
         monkeypatch.setitem(PRESETS, "t", (2, 32, 2))
         config = config_of_preset("t", img_size=256)
         published = LPD(config)
+        published.init_weights()
         torch.save({"model": published.state_dict()}, tmp_path / "lpd_t_256.pth")
         asked: list[str] = []
 
