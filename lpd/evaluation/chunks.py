@@ -16,11 +16,12 @@ B images of a batch, n images of a chunk, N positions.
 """
 
 import contextlib
+import itertools
 import re
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -43,8 +44,7 @@ _NAME = re.compile(r"chunk_(\d{8})_(\d{8})\.npz")
 _OLD_NAME = re.compile(r"chunk_(\d{5})\.npz")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Times:
+class Times(NamedTuple):
     """Seconds of a chunk, by the device's clock: what the host does meanwhile counts only as far
     as the device waits for it. None for what a file of before it was recorded does not tell."""
 
@@ -86,14 +86,10 @@ class Chunk:
 
     def save(self, path: Path) -> None:
         """Write the chunk, whole or not at all."""
-        times = (
-            *(self.times.generator, self.times.extractor, self.times.wall),
-            *(self.times.warm, self.times.warm_images),
-        )
         arrays: dict[str, Any] = {
             "codes": self.codes,
             "labels": self.labels,
-            "seconds": np.array([each for each in times if each is not None]),
+            "seconds": np.array([each for each in self.times if each is not None]),
             "digests": self.digests,
             "identity": self.identity,
             **(self.measured.arrays() if self.measured is not None else {}),
@@ -113,7 +109,7 @@ class Chunk:
             return cls(
                 codes=content["codes"],
                 labels=content["labels"],
-                times=Times(**dict(zip(_TIMES, seconds, strict=False))),
+                times=Times(*seconds),
                 measured=FeatureBatch.from_arrays(content),
                 digests=content.get("digests"),
                 identity=_identity(content),
@@ -122,9 +118,6 @@ class Chunk:
     def without_features(self) -> Self:
         """The same without what can be computed again from the codes."""
         return replace(self, measured=None)
-
-
-_TIMES = ("generator", "extractor", "wall", "warm", "warm_images")
 
 
 @contextlib.contextmanager
@@ -237,7 +230,7 @@ def share_out(
     shares: list[list[tuple[str, range]]] = [[] for _ in range(world_size)]
     before = 0
     for name, images in missing:
-        for share, low, high in zip(shares, bounds, bounds[1:], strict=False):
+        for share, (low, high) in zip(shares, itertools.pairwise(bounds), strict=True):
             own = images[max(0, low - before) : max(0, high - before)]
             share.extend((name, own[rows]) for rows in slices(len(own), chunk_size))
         before += len(images)

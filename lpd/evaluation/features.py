@@ -304,10 +304,12 @@ class _WithClassifier:
         return dataclasses.replace(self._extractor(images), class_logits=classified.logits)
 
 
-def with_classifier(extractor: FeatureExtractor, classifier: FeatureExtractor) -> FeatureExtractor:
+def with_classifier(
+    extractor: FeatureExtractor, classifier: FeatureExtractor | None
+) -> FeatureExtractor:
     """An extractor whose features have the logits of a classifier beside them, from the same pass
-    over the images."""
-    return _WithClassifier(extractor, classifier)
+    over the images; the extractor as it is without one."""
+    return extractor if classifier is None else _WithClassifier(extractor, classifier)
 
 
 def check_inception_file(path: Path) -> None:
@@ -363,18 +365,20 @@ def load_feature_extractor(
 
 
 def load_classifier(
-    name: str, device: torch.device, num_classes: int | None = None
-) -> FeatureExtractor:
+    name: str | None, device: torch.device, num_classes: int | None = None
+) -> FeatureExtractor | None:
     """Load a classifier of a run's classes.
 
     Args:
-        name: as :func:`load_feature_extractor` takes it.
+        name: as :func:`load_feature_extractor` takes it; None for none.
         device: where to compute.
         num_classes: the run's, where they are known.
 
     Raises:
         InputError: as :func:`load_feature_extractor`, or its logits are not those classes.
     """
+    if name is None:
+        return None
     classifier = load_feature_extractor(name, device)
     if classifier.num_classes is None:
         raise InputError(f"the classifier {name!r} tells no classes; give another one")

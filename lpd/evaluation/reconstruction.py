@@ -109,9 +109,7 @@ def run_reconstruction(config: ReconstructConfig, world: World) -> Results:
         extractor = load_feature_extractor(
             options.feature_extractor, world.device, options.inception_path
         )
-        classifier = None
-        if config.classifier is not None:
-            classifier = load_classifier(config.classifier, world.device)
+        classifier = load_classifier(config.classifier, world.device)
         tokenizer = VQTokenizer.from_pretrained(config.vqgan_path, world.device)
         reconstruct = Reconstructor(tokenizer, config.img_size)
         index = index_any_images(config.data_path)
@@ -137,7 +135,7 @@ def run_reconstruction(config: ReconstructConfig, world: World) -> Results:
         index=index,
         device=world.device,
         extractor=extractor,
-        seen_by=with_classifier(extractor, classifier) if classifier else extractor,
+        seen_by=with_classifier(extractor, classifier),
         reconstruct=reconstruct,
         lpips=lpips,
         summary=FeatureSummary(len(index.files)),

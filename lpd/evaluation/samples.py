@@ -55,10 +55,8 @@ def run_samples(config: SamplesConfig, world: World) -> Results:
         extractor = load_feature_extractor(
             options.feature_extractor, world.device, options.inception_path
         )
-        classifier = None
-        if config.classifier is not None:
-            classifier = load_classifier(config.classifier, world.device)
-        seen_by = with_classifier(extractor, classifier) if classifier else extractor
+        classifier = load_classifier(config.classifier, world.device)
+        seen_by = with_classifier(extractor, classifier)
         source = open_samples(config, seen_by)
         reference = None
         if config.reference is not None:

@@ -138,7 +138,9 @@ class Setting:
             if self.source.group_sizes != sizes.choose(
                 sum(self.source.group_sizes), len(self.source.group_sizes)
             ):
-                parts.append(values["group_size_schedule"] or f"sizes_{digest(values)[:8]}")
+                parts.append(
+                    values["group_size_schedule"] or f"sizes_{digest(self.source.group_sizes)[:8]}"
+                )
         parts += [
             f"{name}_{_short(values[name])}"
             for name in _NAMED

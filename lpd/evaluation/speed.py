@@ -2,7 +2,9 @@
 
 Latency is the time of one image alone (batch size 1); throughput is images per second at a batch
 size that fills the device. Both come from the median over repetitions, after a warm-up, by the
-host's clock with the device waited for: what a user waits, launches included.
+host's clock with the device waited for: what a user waits, launches included. On a CPU the decoder
+of an evaluation gives an image alone a single thread (``same_bits`` of
+:class:`~lpd.generation.ImageGenerator`), so that a pipeline may be faster.
 """
 
 import statistics

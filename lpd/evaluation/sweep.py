@@ -98,9 +98,7 @@ def run_evaluation(config: EvalConfig, world: World) -> list[SettingResult]:
     extractor = load_feature_extractor(
         config.feature_extractor, world.device, config.inception_path
     )
-    classifier = None
-    if config.classifier is not None:
-        classifier = load_classifier(config.classifier, world.device, generator.num_classes)
+    classifier = load_classifier(config.classifier, world.device, generator.num_classes)
     source = None
     if config.reference is not None:
         source = open_reference(config.reference, config.img_size, extractor)
@@ -200,7 +198,7 @@ class _Evaluation:
         self.base = base
         # By name: two ways to say the same are one setting.
         self.settings = {setting.name(base): setting for setting in settings}
-        seen_by = with_classifier(extractor, classifier) if classifier else extractor
+        seen_by = with_classifier(extractor, classifier)
         self.tells_classes = seen_by.num_classes == generator.num_classes
         self.maker = ChunkMaker(generator, seen_by)
         self._origin = origin

@@ -36,7 +36,7 @@ class ImageThreads:
         if torch.get_num_threads() == 1:
             return [compute(part) for part in parts]
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(thread_name_prefix="images")
+            self._pool = ThreadPoolExecutor(torch.get_num_threads(), thread_name_prefix="images")
 
         def alone(part: Tensor) -> Tensor:
             torch.set_num_threads(1)

@@ -24,9 +24,9 @@ from lpd.weights import find_config, load_state_dict_file, load_strictly, weight
 _USAGE_BUFFER = "quantize.codebook_used"
 
 # So few images are decoded at a time that no layer of them is larger, in bytes. On a CPU glibc asks
-# the kernel anew for 32 MiB and more each time, a tenth of decoding; that is for the fast decoder,
-# as the network's last bits depend on the batch's size where there are several threads. On CUDA a
-# batch of 256 would otherwise need some 30 GB.
+# the kernel anew for 32 MiB and more each time, a tenth of decoding; that is for the fast decoder
+# and for threads that decode alone, as the network's last bits depend on the batch's size where
+# several threads share it. On CUDA a batch of 256 would otherwise need some 30 GB.
 _LAYER_BYTES = {"cpu": 31 * 2**20, "cuda": 2**30}
 
 FLOAT32, PUBLISHED = "float32", "published"
@@ -72,18 +72,22 @@ class PixelDecoder:
         Returns:
             (B, 3, H, W) uint8.
         """
-        kind = codes.device.type
-        if self._threads is not None and kind == "cpu":
+        if self._threads is not None and codes.device.type == "cpu":
             return self._threads.map(functools.partial(self._decode_alone, grid=grid), codes)
-        if kind in _LAYER_BYTES and (self._fast is not None or kind != "cpu"):
-            size = self._images_at_a_time(grid, _LAYER_BYTES[kind])
-            if size < len(codes):
-                return torch.cat([self._decode(part, grid) for part in codes.split(size)])
-        return self._decode(codes, grid)
+        if self._fast is None and codes.device.type == "cpu":
+            return self._decode(codes, grid)
+        return self._decode_in_parts(codes, grid)
 
     @torch.inference_mode()  # which is a thread's own
     def _decode_alone(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
-        return self._decode(codes, grid)
+        return self._decode_in_parts(codes, grid)
+
+    def _decode_in_parts(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
+        layer_bytes = _LAYER_BYTES.get(codes.device.type)
+        size = len(codes) if layer_bytes is None else self._images_at_a_time(grid, layer_bytes)
+        if size >= len(codes):
+            return self._decode(codes, grid)
+        return torch.cat([self._decode(part, grid) for part in codes.split(size)])
 
     def _images_at_a_time(self, grid: tuple[int, int], layer_bytes: int) -> int:
         config = self._vqgan.config

@@ -49,8 +49,7 @@ def check_online(config: TrainConfig, model: LPDConfig, world: World) -> None:
             extractor = load_feature_extractor(
                 options.feature_extractor, device, options.inception_path
             )
-            if options.classifier is not None:
-                load_classifier(options.classifier, device, model.num_classes)
+            load_classifier(options.classifier, device, model.num_classes)
             if options.reference is not None:
                 open_reference(options.reference, config.img_size, extractor)
 

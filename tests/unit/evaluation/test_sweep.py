@@ -407,6 +407,8 @@ class TestSweep:
         assert len(run_evaluation(typed, World())) == 9
         (folder,) = config.output_dir.glob("raster_4_sizes_*")
         assert json.loads((folder / "metrics.json").read_text())["group_sizes"] == [1, 1, 1, 13]
+        run_evaluation(make_config(**BASE, cfg=3.0, group_sizes="1,1,1,13", seed=1), World())
+        assert (config.output_dir / f"{folder.name}_seed_1" / "metrics.json").is_file()
 
     def test_without_guidance_schedules_are_one(self, make_config, count_generated):
         config = make_config(**BASE, cfg=1.0, cfg_schedule=("constant", "linear"))

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from lpd.tokenizer import vq_tokenizer
 from lpd.tokenizer.image_threads import ImageThreads
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
@@ -36,7 +37,12 @@ def test_batches_and_threads_change_no_bit() -> None:
         assert torch.get_num_threads() == threads
 
 
-def test_pixels_do_not_depend_on_their_batch() -> None:
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("layer_bytes", [1, 2**30])
+def test_pixels_do_not_depend_on_their_batch(
+    bf16: bool, layer_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(vq_tokenizer._LAYER_BYTES, "cpu", layer_bytes)
     config = VQGANConfig(
         ch=16, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=16, codebook_size=64, norm_groups=8
     )
@@ -46,11 +52,11 @@ def test_pixels_do_not_depend_on_their_batch() -> None:
     pixels: list[Tensor] = []
     for threads, batch in ((1, 9), (2, 1), (2, 7), (3, 4)):
         torch.set_num_threads(threads)
-        decode = tokenizer.pixel_decoder(same_bits=True)
+        decode = tokenizer.pixel_decoder(bf16=bf16, same_bits=True)
         pixels.append(torch.cat([decode(part, GRID) for part in codes.split(batch)]))
     assert all(torch.equal(each, pixels[0]) for each in pixels)
     # And they are those of the decoder that makes no such promise, but for its last bits.
-    difference = tokenizer.pixel_decoder()(codes, GRID).int() - pixels[0].int()
+    difference = tokenizer.pixel_decoder(bf16=bf16)(codes, GRID).int() - pixels[0].int()
     assert difference.abs().max() <= 1
     assert len(pixels[0].unique()) > 50
 
