@@ -12,39 +12,43 @@ torchrun --nproc_per_node=8 main_eval.py ...
 import pkgutil
 
 from lpd import cli
-from lpd.evaluation.image_modes import MakeReferenceConfig, ReconstructConfig, SamplesConfig
-from lpd.evaluation.plan_loss_config import PlanLossConfig
-from lpd.evaluation.setting import EvalConfig
+from lpd.evaluation.generated.setting import EvalConfig
+from lpd.evaluation.images.modes import (
+    MakeReferenceConfig,
+    ReconstructConfig,
+    SamplesConfig,
+)
+from lpd.evaluation.plan_loss.config import PlanLossConfig
 
 MODES = (
     cli.Mode(
         config=EvalConfig,
         description="Generate images with a trained model and measure them.",
-        run="lpd.evaluation.sweep:run_evaluation",
+        run="lpd.evaluation.generated.sweep:run_evaluation",
     ),
     cli.Mode(
         flag="plan_loss",
         config=PlanLossConfig,
         description="Measure what plans of decoding cost on held-out codes, without sampling.",
-        run="lpd.evaluation.plan_loss:run_plan_loss",
+        run="lpd.evaluation.plan_loss.measuring:run_plan_loss",
     ),
     cli.Mode(
         flag="samples",
         config=SamplesConfig,
         description="Measure the images of any model, in a folder or an .npz.",
-        run="lpd.evaluation.samples:run_samples",
+        run="lpd.evaluation.images.samples:run_samples",
     ),
     cli.Mode(
         flag="make_reference",
         config=MakeReferenceConfig,
         description="Make statistics of a data set, to compare images with.",
-        run="lpd.evaluation.custom_reference:run_make_reference",
+        run="lpd.evaluation.images.custom_reference:run_make_reference",
     ),
     cli.Mode(
         flag="reconstruct",
         config=ReconstructConfig,
         description="Measure what a tokenizer loses of images: the ceiling of models of its codes.",
-        run="lpd.evaluation.reconstruction:run_reconstruction",
+        run="lpd.evaluation.images.reconstruction:run_reconstruction",
     ),
 )
 """What the program does: each takes its configuration, which names a device, and the world."""

@@ -22,7 +22,7 @@ from huggingface_hub.errors import HfHubHTTPError
 
 from lpd import cli
 from lpd.errors import InputError
-from lpd.evaluation.published import ROWS, STATISTICS
+from lpd.evaluation.generated.published import ROWS, STATISTICS
 from lpd.files import atomic_path, sha256_of_file
 from lpd.progress import progress
 

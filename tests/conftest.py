@@ -24,7 +24,7 @@ if not torch.cuda.is_available():
 
 from lpd.data.code_cache import UNREADABLE, CacheIndex, CacheWriter
 from lpd.distributed import World
-from lpd.evaluation.features import Classifier, ClassifierConfig
+from lpd.evaluation.features.extractors import Classifier, ClassifierConfig
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
 from lpd.weights import save_pretrained

@@ -1,1 +1,1 @@
-"""Generate a run's images and measure them: FID, IS, precision, recall, accuracy, speed."""
+"""Images to numbers: of a model's, of any model's, of a tokenizer's; and what plans cost."""

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from lpd.errors import InputError
-from lpd.evaluation.setting import INCEPTION
+from lpd.evaluation.features.names import INCEPTION
 from lpd.launcher import world_size
 from lpd.models.presets import STRIDE, preset_shape
 from lpd.options import Flat, flatten

@@ -11,11 +11,14 @@ import numpy.typing as npt
 import torch
 
 from lpd.distributed import World
-from lpd.evaluation.features import load_classifier, load_feature_extractor
-from lpd.evaluation.reference import open_reference
-from lpd.evaluation.report import write_grid
-from lpd.evaluation.setting import EvalConfig
-from lpd.evaluation.sweep import REFERENCE_NAME, run_evaluation
+from lpd.evaluation.features.extractors import (
+    load_classifier,
+    load_feature_extractor,
+)
+from lpd.evaluation.generated.setting import EvalConfig
+from lpd.evaluation.generated.sweep import REFERENCE_NAME, run_evaluation
+from lpd.evaluation.images.pictures import write_grid
+from lpd.evaluation.images.references import open_reference
 from lpd.generation import ImageGenerator
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.orders.plan import Grid

@@ -27,10 +27,10 @@ import torch
 
 from lpd import cli
 from lpd.errors import InputError
-from lpd.evaluation.frechet import frechet_distance, frechet_error
-from lpd.evaluation.metrics import kernel_distance
-from lpd.evaluation.neighbours import precision_recall
-from lpd.evaluation.statistics import gaussian_statistics
+from lpd.evaluation.measures.frechet import frechet_distance, frechet_error
+from lpd.evaluation.measures.metrics import kernel_distance
+from lpd.evaluation.measures.neighbours import precision_recall
+from lpd.evaluation.measures.statistics import gaussian_statistics
 from lpd.machine import processor, versions
 from lpd.options import flatten
 from scripts.benchmark.machine import checkout

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
-from lpd.evaluation.report import METRICS_NAME, RESULTS_NAME, TABLE_NAME
+from lpd.evaluation.generated.report import METRICS_NAME, TABLE_NAME
+from lpd.evaluation.measures.records import RESULTS_NAME
 from lpd.files import read_json, sha256_of_file
 from lpd.locks import LOCK_NAME
 from lpd.training.checkpoint import MANIFEST, checkpoints_in

@@ -12,8 +12,8 @@ import numpy as np
 
 from lpd.data.published_cache import open_cache
 from lpd.distributed import World
-from lpd.evaluation.setting import EvalConfig
-from lpd.evaluation.sweep import run_evaluation
+from lpd.evaluation.generated.setting import EvalConfig
+from lpd.evaluation.generated.sweep import run_evaluation
 from lpd.files import atomic_path, sha256_of_file
 from lpd.likelihood import HeldOutCodes, spread_rows
 from lpd.models.lpd import LPDConfig

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from lpd.evaluation.report import RESULTS_NAME, read_results
+from lpd.evaluation.generated.report import read_results
+from lpd.evaluation.measures.records import RESULTS_NAME
 from lpd.files import atomic_path
 from lpd.likelihood import Estimate
 from lpd.orders.registry import LOCALITY_NAME

@@ -21,9 +21,10 @@ import torch
 from lpd import cli
 from lpd.data.images import index_images, read_image
 from lpd.data.transforms import image_to_pixels, normalize_
-from lpd.evaluation.chunks import read_codes
-from lpd.evaluation.plan_loss_report import LOSSES_NAME
-from lpd.evaluation.report import RESULTS_NAME, read_results
+from lpd.evaluation.generated.chunks import read_codes
+from lpd.evaluation.generated.report import read_results
+from lpd.evaluation.measures.records import RESULTS_NAME
+from lpd.evaluation.plan_loss.report import LOSSES_NAME
 from lpd.files import read_json, write_json
 from lpd.generation import ImageGenerator
 from lpd.likelihood import Estimate
@@ -169,8 +170,8 @@ class Quickstart:
 
         Args:
             number: its key.
-            first: the values of
-                :attr:`lpd.evaluation.report.SettingResult.setting` that single out the one.
+            first: the values that single out the one, of
+                :attr:`lpd.evaluation.generated.report.SettingResult.setting`.
             second: those of the other.
         """
         numbers = [

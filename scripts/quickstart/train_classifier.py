@@ -17,7 +17,7 @@ from lpd import cli
 from lpd.data.images import index_images, load_pixels
 from lpd.distributed import pick_device
 from lpd.errors import InputError
-from lpd.evaluation.features import Classifier, ClassifierConfig
+from lpd.evaluation.features.extractors import Classifier, ClassifierConfig
 from lpd.files import read_json, write_json
 from lpd.progress import progress
 from lpd.provenance import Origin, missing

@@ -16,14 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 from lpd import cli
 from lpd.errors import InputError
-from lpd.evaluation.published import PAPER, ROWS, STATISTICS, PublishedRow, find_row
-from lpd.evaluation.setting import INCEPTION
+from lpd.evaluation.features.names import INCEPTION
+from lpd.evaluation.generated.published import (
+    PAPER,
+    ROWS,
+    STATISTICS,
+    PublishedRow,
+    find_row,
+)
 from lpd.files import atomic_path, write_csv, write_json
 from scripts.download_weights import PUBLISHED, fetch
 from scripts.quickstart.run import run_program
 
 if TYPE_CHECKING:
-    from lpd.evaluation.comparison import Comparison
+    from lpd.evaluation.generated.comparison import Comparison
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS_NAME = "results"  # .json, .csv and .md
@@ -222,7 +228,7 @@ def _check_inception(evaluations: list[Evaluation]) -> None:
     if paths:
         import torch
 
-        from lpd.evaluation.features import INCEPTION_FILE, check_inception_file
+        from lpd.evaluation.features.extractors import INCEPTION_FILE, check_inception_file
 
         usual = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
         for path in paths:
@@ -268,7 +274,8 @@ def _run(command: tuple[str, ...]) -> str | None:
 
 def _report(config: ReproduceConfig, rows: list[PublishedRow], failures: dict[str, str]) -> None:
     """Print the table of all rows that are asked for or measured, and write it."""
-    from lpd.evaluation import comparison, tables
+    from lpd.evaluation.generated import comparison
+    from lpd.evaluation.measures import tables
 
     output_dir = ROOT / config.output_dir
     measured: dict[str, list[Comparison]] = {

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from lpd.errors import InputError
-from lpd.evaluation.plan_loss import read_losses
-from lpd.evaluation.plan_loss_report import LOSSES_NAME
-from lpd.evaluation.report import RESULTS_NAME, SettingResult, read_results, summarize
+from lpd.evaluation.generated.report import SettingResult, read_results, summarize
+from lpd.evaluation.measures.records import RESULTS_NAME
+from lpd.evaluation.plan_loss.measuring import read_losses
+from lpd.evaluation.plan_loss.report import LOSSES_NAME
 from lpd.files import read_json
 from lpd.likelihood import Estimate, PlanLoss
 from lpd.orders.registry import find_order, rank_of
@@ -44,8 +45,8 @@ class Point:
 
     values: Mapping[str, Any]
     """What tells it from the others, by name: all of
-    :attr:`lpd.evaluation.report.SettingResult.setting` but the seed; ``num_images``; and ``model``,
-    the name of its folder where there are several models, else None."""
+    :attr:`lpd.evaluation.generated.report.SettingResult.setting` but the seed; ``num_images``; and
+    ``model``, the name of its folder where there are several models, else None."""
     numbers: Mapping[str, Estimate]
     """Its numbers, by key, as far as they are known. The error is that of the mean over the seeds;
     infinite for one seed."""

@@ -22,8 +22,8 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from lpd.data import code_cache
-from lpd.evaluation.chunks import read_codes
-from lpd.evaluation.features import load_feature_extractor
+from lpd.evaluation.features.extractors import load_feature_extractor
+from lpd.evaluation.generated.chunks import read_codes
 from lpd.models.lpd import PRESETS
 
 ROOT = Path(__file__).parents[2]

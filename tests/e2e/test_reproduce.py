@@ -15,9 +15,10 @@ import pytest
 import torch
 
 from lpd.errors import InputError
-from lpd.evaluation.features import Classifier
-from lpd.evaluation.reference import Reference, write_statistics
-from lpd.evaluation.statistics import gaussian_statistics
+from lpd.evaluation.features.extractors import Classifier
+from lpd.evaluation.images.statistics_file import write_statistics
+from lpd.evaluation.measures.reference import Reference
+from lpd.evaluation.measures.statistics import gaussian_statistics
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
 from lpd.weights import save_pretrained

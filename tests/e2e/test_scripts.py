@@ -17,7 +17,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from lpd.evaluation.published import NUM_IMAGES, ROWS, STATISTICS, THROUGHPUT_BATCH_SIZE
+from lpd.evaluation.generated.published import (
+    NUM_IMAGES,
+    ROWS,
+    STATISTICS,
+    THROUGHPUT_BATCH_SIZE,
+)
 from scripts.download_weights import PUBLISHED
 
 ROOT = Path(__file__).parents[2]

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from lpd.evaluation.chunks import ChunkMaker
-from lpd.evaluation.digests import image_digests
-from lpd.evaluation.features import (
+from lpd.evaluation.features.digests import image_digests
+from lpd.evaluation.features.extractors import (
     Classifier,
     ClassifierConfig,
     FeatureExtractor,
     load_feature_extractor,
 )
-from lpd.evaluation.neighbours import precision_recall
-from lpd.evaluation.setting import Setting
-from lpd.evaluation.sweep import share_elsewhere
+from lpd.evaluation.generated.chunks import ChunkMaker
+from lpd.evaluation.generated.setting import Setting
+from lpd.evaluation.generated.timing import share_elsewhere
+from lpd.evaluation.measures.neighbours import precision_recall
 from lpd.generation import ImageGenerator
 from lpd.models.lpd import LPD
 from lpd.orders.group_sizes import make_group_sizes

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from lpd.distributed import World
-from lpd.evaluation.features import Classifier
-from lpd.evaluation.image_modes import ReconstructConfig, SamplesConfig
-from lpd.evaluation.reconstruction import run_reconstruction
-from lpd.evaluation.samples import run_samples
+from lpd.evaluation.features.extractors import Classifier
+from lpd.evaluation.images.modes import ReconstructConfig, SamplesConfig
+from lpd.evaluation.images.reconstruction import run_reconstruction
+from lpd.evaluation.images.samples import run_samples
 from lpd.options import from_flat
 
 pytestmark = pytest.mark.gpu

@@ -32,6 +32,15 @@ LAYERS = [
     ["lpd.evaluation"],
     ["lpd.training", "lpd.pipeline"],
 ]
+# The same inside a package whose files stand in packages of their own.
+INNER_LAYERS = {
+    "lpd.evaluation": [
+        ["features"],
+        ["measures"],
+        ["images", "plan_loss"],
+        ["generated"],
+    ],
+}
 FILES = sorted((ROOT / "lpd").rglob("*.py"))
 
 
@@ -68,6 +77,23 @@ def test_imports_go_downward(file: Path) -> None:
             assert other == "lpd.compat"
         else:
             assert other == own or level[other] < level[own], f"{own} imports {imported}"
+
+
+@pytest.mark.parametrize("package", INNER_LAYERS)
+def test_imports_inside_a_package_go_downward(package: str) -> None:
+    level = {name: k for k, layer in enumerate(INNER_LAYERS[package]) for name in layer}
+    files = {module_name(file): file for file in FILES}
+    for module, file in files.items():
+        if not module.startswith(f"{package}."):
+            continue
+        own = module.split(".")[2]
+        assert own in level, f"{module} stands in none of the packages of {package}"
+        for imported in imported_modules(file):
+            # "from lpd.evaluation import x" would hide which package it is of.
+            assert imported != package, f"{module} imports {package} itself"
+            if imported.startswith(f"{package}."):
+                other = imported.split(".")[2]
+                assert other == own or level[other] < level[own], f"{module} imports {imported}"
 
 
 def test_models_are_single_device_code() -> None:

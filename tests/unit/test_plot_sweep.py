@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lpd.errors import InputError
-from lpd.evaluation.plan_loss import write_losses
+from lpd.evaluation.plan_loss.measuring import write_losses
 from lpd.files import write_json
 from lpd.likelihood import Estimate, PlanLoss
 from scripts import plot_sweep

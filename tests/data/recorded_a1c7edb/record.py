@@ -38,12 +38,12 @@ from unittest import mock
 
 import numpy as np
 import torch
-from lpd.evaluation.generate import Chunk
 from PIL import Image
 
 import lpd
 from lpd.data import code_cache
 from lpd.evaluation.features import load_feature_extractor
+from lpd.evaluation.generate import Chunk
 from lpd.evaluation.metrics import gaussian_statistics
 from lpd.models.lpd import PRESETS
 from lpd.tokenizer.vq_tokenizer import VQTokenizer

@@ -1,6 +1,6 @@
 """Chunks to make, for tests."""
 
-from lpd.evaluation.chunks import Task, chunk_path
+from lpd.evaluation.generated.chunks import Task, chunk_path
 
 
 def chunk_tasks(setting, folder, num_images, chunk_size):

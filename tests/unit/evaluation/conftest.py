@@ -10,14 +10,14 @@ import pytest
 import torch
 from PIL import Image
 
-from lpd.evaluation.chunks import ChunkMaker
-from lpd.evaluation.features import (
+from lpd.evaluation.features.extractors import (
     Classifier,
     FeatureExtractor,
     Features,
     load_feature_extractor,
 )
-from lpd.evaluation.setting import EvalConfig
+from lpd.evaluation.generated.chunks import ChunkMaker
+from lpd.evaluation.generated.setting import EvalConfig
 from lpd.generation import ImageGenerator
 from lpd.models.lpd import LPD
 from lpd.options import defaults, from_flat

@@ -17,7 +17,7 @@ from PIL import Image
 
 import main_eval
 from lpd.distributed import World
-from lpd.evaluation import parts
+from lpd.evaluation.images import parts
 
 ROOT = Path(__file__).resolve().parents[3]
 

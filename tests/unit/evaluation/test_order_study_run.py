@@ -10,7 +10,7 @@ import torch
 from lpd.data.published_cache import open_cache
 from lpd.distributed import World
 from lpd.errors import InputError
-from lpd.evaluation.report import read_results
+from lpd.evaluation.generated.report import read_results
 from lpd.likelihood import HeldOutCodes, spread_rows
 from lpd.models.lpd import LPD
 from lpd.pretrained import load_model

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lpd.evaluation.features import load_feature_extractor
+from lpd.evaluation.features.extractors import load_feature_extractor
 from lpd.files import read_json
 from scripts.quickstart import train_classifier
 

@@ -15,10 +15,10 @@ from PIL import Image
 from lpd.data.code_cache import CacheIndex, CacheWriter
 from lpd.distributed import World
 from lpd.errors import InputError
-from lpd.evaluation import reference
-from lpd.evaluation.features import Classifier
-from lpd.evaluation.setting import EvalConfig
-from lpd.evaluation.sweep import run_evaluation
+from lpd.evaluation.features.extractors import Classifier
+from lpd.evaluation.generated.setting import EvalConfig
+from lpd.evaluation.generated.sweep import run_evaluation
+from lpd.evaluation.images import references
 from lpd.orders.request import SweepOptions
 from lpd.pipeline import LPDPipeline
 from lpd.sampling.config import SamplingConfig, SamplingSweep
@@ -186,7 +186,7 @@ def test_an_unfinished_evaluation_may_go_on_with_other_options(
         raise InterruptedError
 
     with monkeypatch.context() as patch:
-        patch.setattr("lpd.evaluation.sweep.report.write_results", killed)
+        patch.setattr("lpd.evaluation.generated.sweep.report.write_results", killed)
         with pytest.raises(InterruptedError):
             train(config)
     train(dataclasses.replace(config, online=dataclasses.replace(config.online, num_images=18)))
@@ -237,8 +237,8 @@ def test_a_reference_folder_is_read_once(
             Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
     options = dataclasses.replace(with_evaluation.online, reference=tmp_path / "images")
     config = dataclasses.replace(with_evaluation, online=options)
-    read = mock.Mock(side_effect=reference.measure_reference)
-    monkeypatch.setattr(reference, "measure_reference", read)
+    read = mock.Mock(side_effect=references.measure_reference)
+    monkeypatch.setattr(references, "measure_reference", read)
     train(config)
     assert read.call_count == 1
     assert [("fid" in "".join(line)) for line in evaluations(config)] == [True] * 4

@@ -1,0 +1,1 @@
+"""Images that a model makes: the settings of a sweep, their chunks, their numbers."""

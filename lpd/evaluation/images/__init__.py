@@ -1,0 +1,1 @@
+"""Images that are there already: found, seen once in parts, compared, reconstructed."""

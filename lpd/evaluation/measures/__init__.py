@@ -1,0 +1,1 @@
+"""From features to numbers: statistics, metrics, and numbers as text."""

@@ -1,0 +1,1 @@
+"""What plans cost on real codes: options, measurement, report."""
