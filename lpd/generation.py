@@ -8,10 +8,11 @@ B images of a batch, n images in all, N positions, K of them known beforehand.
 """
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +22,13 @@ from torch import Tensor
 from lpd.ahead import one_ahead
 from lpd.models.lpd import LPD
 from lpd.orders.plan import DecodePlan
-from lpd.orders.request import PlanSource
 from lpd.randomness import token_uniforms
 from lpd.sampling.backends import TABLE, choose_backend
 from lpd.sampling.config import SamplingConfig
 from lpd.sampling.execution import AUTO
 from lpd.sampling.graphs import CudaRecorder, GraphRunner
 from lpd.sampling.precision import bf16_pays
-from lpd.sampling.sampler import DecodeInputs, Sampler
+from lpd.sampling.sampler import DecodedPass, DecodeInputs, Sampler
 from lpd.tokenizer.vq_tokenizer import FLOAT32, PixelDecoder, VQTokenizer
 
 Item = TypeVar("Item")
@@ -61,6 +61,24 @@ class Preview:
     """(B, N) int64, in raster order; 0 where nothing is known."""
     known: Tensor
     """(B, N) which codes are known."""
+
+    @classmethod
+    def before(cls, inputs: DecodeInputs) -> Self:
+        """What is known before the first pass."""
+        known = torch.zeros_like(inputs.codes, dtype=torch.bool)
+        return cls(codes=inputs.codes, known=known.scatter(1, inputs.known, True))
+
+    def after(self, decoded: DecodedPass) -> Self:
+        """What is known after one pass more."""
+        return type(self)(
+            codes=self.codes.scatter(1, decoded.positions, decoded.tokens),
+            known=self.known.scatter(1, decoded.positions, True),
+        )
+
+
+OnPass = Callable[[npt.NDArray[np.int64], int, int, Preview], None]
+"""Called after each pass with the (B,) indices of a batch's images in their run, the pass's number
+from 1, the number of passes, and what is known."""
 
 
 class ImageGenerator:
@@ -214,12 +232,19 @@ class ImageGenerator:
             self._sampler.decode(inputs)
             self._is_compiled = True
 
-    def run(self, inputs: DecodeInputs) -> Generated:
+    def run(
+        self, inputs: DecodeInputs, on_pass: Callable[[int, Preview], None] | None = None
+    ) -> Generated:
         """The device's work for a batch: all passes, then the tokenizer's decoder.
 
-        On CUDA it returns before the work is done.
+        On CUDA it returns before the work is done, unless ``on_pass`` looks at the passes.
+
+        Args:
+            inputs: what :meth:`prepare` gave.
+            on_pass: called after each pass with its number from 1 and what is known. Captured
+                graphs do not stop between passes, so they are not used then.
         """
-        if self.graphs is not None:
+        if self.graphs is not None and on_pass is None:
             codes, images, finite, *log_probs = self.graphs(inputs)
             return Generated(
                 codes=codes,
@@ -227,7 +252,9 @@ class ImageGenerator:
                 finite=finite,
                 log_probs=log_probs[0] if log_probs else None,
             )
-        decoded = self._sampler.decode(inputs)
+        decoded = self._sampler.decode(
+            inputs, on_pass=None if on_pass is None else _telling(inputs, on_pass)
+        )
         return Generated(
             codes=decoded.codes,
             images=self.pixels(decoded.codes),
@@ -257,39 +284,28 @@ class ImageGenerator:
             )
         )
 
-    def passes(self, inputs: DecodeInputs) -> Iterator[Preview]:
-        """What is known after each pass of :meth:`run`; after the last one, its codes.
-
-        Only one iteration at a time, and nothing else generated meanwhile.
-        """
-        codes = inputs.codes
-        known = torch.zeros_like(codes, dtype=torch.bool).scatter(1, inputs.known, True)
-        decoded = self._sampler.passes(inputs)
-        for _ in inputs.group_sizes:
-            with torch.inference_mode():  # not while the caller has its turn
-                each = next(decoded)
-                codes = codes.scatter(1, each.positions, each.tokens)
-                known = known.scatter(1, each.positions, True)
-            yield Preview(codes=codes, known=known)
-
     def batches(
         self,
         labels: Labels,
-        source: PlanSource,
+        plan: DecodePlan,
         *,
         seed: int,
         sampling: SamplingConfig,
         image_indices: npt.NDArray[np.int64] | None = None,
+        known_codes: npt.NDArray[np.integer] | None = None,
+        on_pass: OnPass | None = None,
     ) -> Iterator[Generated]:
         """Generate any number of images, batch by batch; each batch is prepared in a thread while
         the one before runs.
 
         Args:
             labels: what the n images are to show.
-            source: the images' plans.
+            plan: their orders, group sizes and known cells.
             seed: the run's seed.
             sampling: how tokens are drawn.
             image_indices: (n,) the images' indices in the run; by default from 0 on.
+            known_codes: (n, N) in raster order, of which the cells are read that the plan knows.
+            on_pass: called after each pass of each batch.
 
         Raises:
             InputError: as :meth:`generate`; for a label at once.
@@ -300,18 +316,23 @@ class ImageGenerator:
         def prepare(rows: slice) -> DecodeInputs:
             return self.prepare(
                 labels[rows],
-                source.plan(seed, indices[rows]),
+                plan[rows],
                 seed=seed,
                 image_indices=indices[rows],
                 sampling=sampling,
+                known_codes=None if known_codes is None else known_codes[rows],
             )
 
-        prepared = self.prepare_ahead(prepare, slices(len(labels), self.batch_size))
+        parts = list(slices(len(labels), self.batch_size))
+        prepared = self.prepare_ahead(prepare, parts)
 
         def run() -> Iterator[Generated]:
             with contextlib.closing(prepared):
-                for inputs in prepared:
-                    yield self.run(inputs)
+                for rows, inputs in zip(parts, prepared, strict=True):
+                    told = None
+                    if on_pass is not None:
+                        told = functools.partial(_tell, on_pass, indices[rows], plan.num_groups)
+                    yield self.run(inputs, told)
 
         return run()
 
@@ -349,6 +370,26 @@ def _whole_generation(
         return outputs if decoded.log_probs is None else (*outputs, decoded.log_probs)
 
     return work
+
+
+def _telling(
+    inputs: DecodeInputs, on_pass: Callable[[int, Preview], None]
+) -> Callable[[DecodedPass], None]:
+    """What tells of each pass what is known after it."""
+    known, number = Preview.before(inputs), 0
+
+    def tell(decoded: DecodedPass) -> None:
+        nonlocal known, number
+        known, number = known.after(decoded), number + 1
+        on_pass(number, known)
+
+    return tell
+
+
+def _tell(
+    on_pass: OnPass, indices: npt.NDArray[np.int64], num_passes: int, number: int, known: Preview
+) -> None:
+    on_pass(indices, number, num_passes, known)
 
 
 def cast_linears(model: LPD, dtype: torch.dtype) -> None:

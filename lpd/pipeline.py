@@ -1,27 +1,52 @@
-"""The Python API: a model, its tokenizer, and images from labels.
+"""The Python API: a model, its tokenizer, and images from classes.
 
 from lpd.pipeline import LPDPipeline
 
-pipeline = LPDPipeline.from_pretrained("MODEL_FOLDER", "TOKENIZER_FOLDER")
-images = pipeline([3, 1, 4], generation_steps=16, cfg=3.0, seed=0)
+pipe = LPDPipeline.from_pretrained("mit-han-lab/lpd_l_256")
+result = pipe(["golden retriever", 207, "volcano"], **pipe.recommended(20))
+result.images[0].save("golden_retriever.png")
 """
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from PIL import Image
 
+from lpd.classes import ClassNames, Match, class_names_of
 from lpd.distributed import pick_device
-from lpd.generation import ImageGenerator
-from lpd.models.lpd import LPD
+from lpd.errors import InputError
+from lpd.evaluation.generated.published import ROWS
+from lpd.generation import ImageGenerator, OnPass, Preview
+from lpd.models.lpd import LPD, preset_shape
 from lpd.options import Flat, from_flat, takes_options
+from lpd.orders.plan import DecodePlan
 from lpd.orders.request import OrderOptions
-from lpd.pretrained import load_model
+from lpd.pretrained import TOKENIZER_FOLDER, load_pretrained, load_tokenizer
+from lpd.progress import progress
 from lpd.sampling.config import SamplingConfig
 from lpd.sampling.execution import AUTO, ExecutionOptions
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
+from lpd.weights import save_pretrained
+
+Label = str | int | None
+"""A class by its name or number; None for no class."""
+
+_DTYPES = {
+    torch.float32: False,
+    "float32": False,
+    torch.bfloat16: True,
+    "bfloat16": True,
+    None: None,
+    "auto": None,
+}
+_UNKNOWN_GREY = 128
+"""What a cell of a preview is painted that is not known yet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,94 +59,274 @@ class PipelineOptions:
     sampling: Annotated[SamplingConfig, Flat] = field(default_factory=SamplingConfig)
 
 
+@dataclass(frozen=True, kw_only=True)
+class PipelineResult:
+    """The n images of a call, and how they came about."""
+
+    images: list[Image.Image]
+    """n RGB images."""
+    codes: npt.NDArray[np.int64]
+    """(n, N) in raster order."""
+    labels: tuple[int | None, ...]
+    """The class of each image."""
+    plan: DecodePlan
+    """The n orders, and their group sizes."""
+    seconds: float
+    """Wall time of the call, from labels to images."""
+
+
+class Step:
+    """What is known of some of a call's images after a pass."""
+
+    def __init__(
+        self,
+        number: int,
+        num_passes: int,
+        indices: npt.NDArray[np.int64],
+        preview: Preview,
+        generator: ImageGenerator,
+    ) -> None:
+        """Args:
+        number: the pass, from 1.
+        num_passes: S.
+        indices: (B,) which of the call's images these are.
+        preview: what is known of them.
+        generator: what decodes codes.
+        """
+        self.number = number
+        self.num_passes = num_passes
+        self.indices = indices
+        self.codes: npt.NDArray[np.int64] = preview.codes.cpu().numpy()
+        """(B, N) int64, in raster order; 0 where nothing is known."""
+        self.known: npt.NDArray[np.bool_] = preview.known.cpu().numpy()
+        """(B, N) which codes are known."""
+        self._generator = generator
+
+    def images(self) -> list[Image.Image]:
+        """The tokenizer's images of the codes that are known; grey where none is."""
+        generator = self._generator
+        pixels = generator.decode(self.codes)  # (B, 3, H, W)
+        stride = generator.tokenizer.stride
+        known = self.known.reshape(-1, 1, *generator.grid).repeat(stride, 2).repeat(stride, 3)
+        return to_images(np.where(known, pixels, np.uint8(_UNKNOWN_GREY)))
+
+
+Callback = Callable[[Step], None]
+"""Called after each pass of each batch."""
+
+
 class LPDPipeline:
-    """Generates images from class labels."""
+    """Generates images from classes."""
 
     def __init__(
         self,
         model: LPD,
         tokenizer: VQTokenizer,
         *,
+        dtype: torch.dtype | str | None = torch.float32,
         batch_size: int = 64,
-        bf16: bool | None = False,
         backend: str = AUTO,
         cuda_graphs: bool = True,
     ) -> None:
         """Args:
             model: the transformer, in evaluation mode.
             tokenizer: the tokenizer whose codes it models.
+            dtype: what to compute in: torch.float32, torch.bfloat16, or None for the faster of
+                these two.
             batch_size: most images generated at a time.
-            bf16: compute in bfloat16; None where that is faster.
             backend: how the transformer's blocks are run, see :mod:`lpd.sampling.execution`. On
                 CUDA they are compiled by default, which takes a while in the first call.
             cuda_graphs: on CUDA, generate by captured graphs.
 
         Raises:
-            InputError: the tokenizer's codebook is not the model's vocabulary.
+            InputError: the tokenizer's codebook is not the model's vocabulary, or there is no such
+                dtype or backend.
         """
-        self.model = model
-        self.tokenizer = tokenizer
+        if dtype not in _DTYPES:
+            raise InputError(f"dtype must be float32, bfloat16 or None, got {dtype}")
+        if type(batch_size) is not int or batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size!r}")
         self.generator = ImageGenerator(
             model,
             tokenizer,
             batch_size=batch_size,
-            bf16=bf16,
+            bf16=_DTYPES[dtype],
             backend=ExecutionOptions(backend=backend).backend,
             cuda_graphs=cuda_graphs,
         )
+        self.classes: ClassNames = class_names_of(model.config)
+        """The names of the model's classes."""
+        self._settings: dict[str, Any] = {
+            "dtype": dtype,
+            "batch_size": batch_size,
+            "backend": backend,
+            "cuda_graphs": cuda_graphs,
+        }
+        self._progress: dict[str, Any] = {}
 
     @classmethod
     def from_pretrained(
         cls,
-        model_path: str | Path,
-        tokenizer_path: str | Path,
+        pretrained_model_name_or_path: str | Path,
+        tokenizer: str | Path | None = None,
         *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = torch.float32,
         preset: str | None = None,
         img_size: int | None = None,
-        device: str | None = None,
         batch_size: int = 64,
-        bf16: bool | None = False,
         backend: str = AUTO,
         cuda_graphs: bool = True,
-    ) -> "LPDPipeline":
-        """Load a model and a tokenizer.
+        **hub: Any,
+    ) -> Self:
+        """Load a model and its tokenizer.
 
         Args:
-            model_path: a folder that LPD wrote, or a published checkpoint.
-            tokenizer_path: the same for the tokenizer.
-            preset: the model's preset, for checkpoints without a configuration.
-            img_size: image side in pixels, for the same.
+            pretrained_model_name_or_path: a folder that LPD wrote, a weight file, or a repository
+                of the hub, such as ``mit-han-lab/lpd_l_256``; see
+                :func:`lpd.pretrained.load_pretrained`.
+            tokenizer: the same for the tokenizer. By default it is the one that
+                :meth:`save_pretrained` has put beside the model, or else that of the published
+                models.
             device: cpu, cuda, ...; by default CUDA where there is one.
-            batch_size: most images generated at a time.
-            bf16: compute in bfloat16; None where that is faster.
-            backend: how the transformer's blocks are run, see :mod:`lpd.sampling.execution`.
-            cuda_graphs: on CUDA, generate by captured graphs.
+            dtype: as for the class.
+            preset: the model's preset, for weights that are known neither by a configuration nor
+                by their name.
+            img_size: image side in pixels, for the same.
+            batch_size: as for the class.
+            backend: as for the class.
+            cuda_graphs: as for the class.
+            hub: for huggingface_hub: revision, cache_dir, token, local_files_only, ...
 
         Raises:
-            InputError: a file is missing, damaged, or does not fit.
+            InputError: a file is missing, damaged, or does not fit, or the hub cannot be reached.
         """
-        where = pick_device(device)
+        where = pick_device(None if device is None else str(device))
+        name = pretrained_model_name_or_path
+        model = load_pretrained(name, where, preset=preset, img_size=img_size, **hub)
+        beside = Path(name) / TOKENIZER_FOLDER
+        if tokenizer is None and beside.is_dir():
+            tokenizer = beside
         return cls(
-            load_model(Path(model_path), where, preset=preset, img_size=img_size),
-            VQTokenizer.from_pretrained(Path(tokenizer_path), where),
+            model,
+            load_tokenizer(tokenizer, where, **hub),
+            dtype=dtype,
             batch_size=batch_size,
-            bf16=bf16,
             backend=backend,
             cuda_graphs=cuda_graphs,
         )
 
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write model, tokenizer and configurations into a folder that :meth:`from_pretrained`
+        takes.
+
+        Raises:
+            InputError: the weights were rounded to bfloat16 for computing.
+        """
+        if self.generator.bf16:
+            raise InputError(
+                "this pipeline has rounded its weights to bfloat16; load it with "
+                "dtype=torch.float32 to save it"
+            )
+        folder = Path(folder)
+        self.tokenizer.save(folder / TOKENIZER_FOLDER)
+        save_pretrained(folder, self.model, self.model.config)
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move to a device.
+
+        Raises:
+            InputError: there is no such device.
+        """
+        where = pick_device(str(device))
+        if where != self.device:
+            moved = type(self)(self.model.to(where), self.tokenizer.to(where), **self._settings)
+            self.generator = moved.generator
+        return self
+
+    @property
+    def model(self) -> LPD:
+        """The transformer."""
+        return self.generator.model
+
+    @property
+    def tokenizer(self) -> VQTokenizer:
+        """The tokenizer."""
+        return self.generator.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where images are generated."""
+        return self.generator.device
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the code grid."""
+        return self.generator.grid
+
+    @property
+    def img_size(self) -> int:
+        """Image side in pixels."""
+        return self.model.config.img_size
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.generator.num_classes
+
+    def find_classes(self, text: str) -> list[Match]:
+        """The classes whose names are like a text, the nearest first."""
+        return self.classes.find(text)
+
+    def recommended(self, generation_steps: int) -> dict[str, Any]:
+        """The options of the published setting of this model in so many passes, for a call.
+
+        Raises:
+            InputError: the model is none of the published ones, or not with so many passes.
+        """
+        config = self.model.config
+        shape = (config.depth, config.dim, config.num_heads)
+        rows = {
+            row.generation_steps: row
+            for row in ROWS.values()
+            if (preset_shape(row.preset), row.img_size) == (shape, config.img_size)
+        }
+        if generation_steps not in rows:
+            known = " or ".join(map(str, sorted(rows)))
+            what = f"has published settings of {known} passes" if rows else "is no published one"
+            raise InputError(f"this model {what}, so none of {generation_steps} passes")
+        row = rows[generation_steps]
+        return {
+            "generation_steps": generation_steps,
+            "cfg": row.cfg,
+            "repulsion_threshold": row.repulsion_threshold,
+        }
+
+    def set_progress_bar_config(self, **options: Any) -> None:
+        """Give the progress bar tqdm's options; ``disable=True`` turns it off."""
+        self._progress = options
+
     @takes_options(PipelineOptions)
     def __call__(
-        self, labels: Sequence[int | None], *, seed: int = 0, **options: Any
-    ) -> list[Image.Image]:
-        """Generate one image per label.
+        self,
+        labels: Label | Sequence[Label],
+        *,
+        seed: int = 0,
+        num_images_per_label: int = 1,
+        callback: Callback | None = None,
+        **options: Any,
+    ) -> PipelineResult:
+        """Generate images of classes.
 
         Image i depends on its label, the options, the seed and i alone. Orders with passes of their
         own take those, not ``generation_steps``.
 
         Args:
-            labels: a class for each image; None for no class.
+            labels: a class or several, each by name or number; None for no class.
             seed: names the run's random numbers.
+            num_images_per_label: how many images of each, one after the other.
+            callback: called after each pass of each batch with a :class:`Step`. On CUDA passes are
+                then launched one by one, which is slower.
             options: those of :class:`PipelineOptions`, which are main_eval.py's by the same names;
                 ``help(LPDPipeline)`` shows them with their defaults.
 
@@ -129,13 +334,52 @@ class LPDPipeline:
             InputError: a label, order, number of steps or sampling setting out of range.
             TypeError: there is no option of a name.
         """
+        started = time.perf_counter()
         chosen = from_flat(PipelineOptions, options)
+        wanted = self._labels(labels, num_images_per_label)
         order_file = chosen.lpd_order_file
         source = chosen.decoding.source(
-            self.generator.grid, lpd_order_file=None if order_file is None else Path(order_file)
+            self.grid, lpd_order_file=None if order_file is None else Path(order_file)
         )
-        images: list[Image.Image] = []
-        for batch in self.generator.batches(labels, source, seed=seed, sampling=chosen.sampling):
-            pixels = batch.images.permute(0, 2, 3, 1).cpu().numpy()  # (B, H, W, 3)
-            images += [Image.fromarray(each) for each in pixels]
-        return images
+        plan = source.plan(seed, np.arange(len(wanted)))
+        batches = self.generator.batches(
+            wanted, plan, seed=seed, sampling=chosen.sampling, on_pass=self._on_pass(callback)
+        )
+        images, codes = [], [np.empty((0, self.model.config.num_positions), dtype=np.int64)]
+        with progress(total=len(wanted), unit="image", **self._progress) as bar:
+            for batch in batches:
+                codes.append(batch.codes.cpu().numpy())
+                images += to_images(batch.images.cpu().numpy())
+                bar.update(len(batch.codes))
+        return PipelineResult(
+            images=images,
+            codes=np.concatenate(codes),
+            labels=tuple(wanted),
+            plan=plan,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _labels(self, labels: Label | Sequence[Label], count: int) -> list[int | None]:
+        """Every image's class."""
+        if type(count) is not int or count < 1:
+            raise InputError(f"num_images_per_label must be at least 1, got {count!r}")
+        if labels is None or isinstance(labels, str) or not isinstance(labels, Iterable):
+            labels = [labels]
+        each = self.classes.labels(labels)
+        return [label for label in each for _ in range(count)]
+
+    def _on_pass(self, callback: Callback | None) -> OnPass | None:
+        if callback is None:
+            return None
+
+        def tell(
+            indices: npt.NDArray[np.int64], number: int, num_passes: int, known: Preview
+        ) -> None:
+            callback(Step(number, num_passes, indices, known, self.generator))
+
+        return tell
+
+
+def to_images(pixels: npt.NDArray[np.uint8]) -> list[Image.Image]:
+    """(n, 3, H, W) pixels as n images."""
+    return [Image.fromarray(each) for each in pixels.transpose(0, 2, 3, 1)]

@@ -1,4 +1,5 @@
-"""Models from weights on disk or on the hub, and weights fitted to another resolution."""
+"""Models and tokenizers from weights on disk or on the hub, and weights fitted to another
+resolution."""
 
 import math
 from collections.abc import Mapping
@@ -6,21 +7,35 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from lpd.errors import InputError
+from lpd.hub import (
+    TOKENIZER_FILE,
+    TOKENIZER_REPOSITORY,
+    fetch_file,
+    fetch_folder,
+    find_published_model,
+)
 from lpd.models.lpd import LPD, LPDConfig, preset_shape
+from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.weights import (
     CONFIG_NAME,
     WEIGHTS_NAME,
     find_config,
     load_state_dict_file,
     load_strictly,
+    only_file,
+    save_weights,
     weights_file,
+    weights_folder,
 )
+
+TOKENIZER_FOLDER = "tokenizer"
+"""The folder of the tokenizer in a model's, where both were saved as one."""
+_TOKENIZER_FILES = ("*.safetensors", "*.pt", "*.pth")
 
 
 def config_of_preset(name: str, **fields: Any) -> LPDConfig:
@@ -40,10 +55,10 @@ def load_model(
 
     Args:
         path: a folder with ``model.safetensors`` and ``config.json``, or a weight file. The
-            configuration beside the weights wins; published checkpoints have none and need a
-            preset.
+            configuration beside the weights wins; published checkpoints have none, and are known
+            by the names of their files.
         device: where the model goes.
-        preset: the preset's name, for weights without a configuration.
+        preset: the preset's name, for other weights without a configuration.
         img_size: image side in pixels; checked against the configuration, or completes the preset.
 
     Returns:
@@ -55,6 +70,10 @@ def load_model(
     file = weights_file(path)
     config = find_config(path, LPDConfig)
     if config is None:
+        published = find_published_model(file.name)
+        if published is not None:
+            preset = preset or published.preset
+            img_size = img_size or published.img_size
         if preset is None:
             raise InputError(f"{file} has no config.json beside it: name its preset with --model")
         config = config_of_preset(preset, img_size=img_size or 256)
@@ -109,6 +128,63 @@ def fit_pos_embed(state: Mapping[str, Tensor], config: LPDConfig) -> dict[str, T
     return {**state, "pos_embed": torch.cat([pos_embed[:, :1], fitted], dim=1)}
 
 
+def load_pretrained(
+    name: str | Path,
+    device: torch.device,
+    *,
+    preset: str | None = None,
+    img_size: int | None = None,
+    **hub: Any,
+) -> LPD:
+    """Load an LPD transformer from wherever it is.
+
+    Args:
+        name: a folder, a weight file, or a repository of the hub, which is fetched: one with
+            ``model.safetensors`` and ``config.json``, or with a single ``.pth`` file. Those of the
+            paper are known by their names.
+        device: where the model goes.
+        preset: the preset's name, for other weights without a configuration.
+        img_size: image side in pixels; checked, or completes the preset.
+        hub: for huggingface_hub: revision, cache_dir, token, ...
+
+    Raises:
+        InputError: there is none of these, or what is there does not fit.
+    """
+    path = Path(name)
+    if not path.exists():
+        path = fetch_folder(str(name), [CONFIG_NAME, WEIGHTS_NAME, "*.pth"], **hub)
+        published = find_published_model(str(name))
+        if published is not None:
+            preset = preset or published.preset
+            img_size = img_size or published.img_size
+    if path.is_dir() and not (weights_folder(path) / WEIGHTS_NAME).is_file():
+        path = only_file(path, "*.pth")
+    return load_model(path, device, preset=preset, img_size=img_size)
+
+
+def load_tokenizer(name: str | Path | None, device: torch.device, **hub: Any) -> VQTokenizer:
+    """Load a tokenizer from wherever it is.
+
+    Args:
+        name: a folder, a weight file, or a repository of the hub with ``model.safetensors`` and
+            ``config.json``; None, or its repository, for the tokenizer of the published models.
+        device: where to compute.
+        hub: for huggingface_hub: revision, cache_dir, token, ...
+
+    Raises:
+        InputError: there is none of these, or what is there does not fit.
+    """
+    if name is None or str(name) == TOKENIZER_REPOSITORY:
+        path = fetch_file(TOKENIZER_REPOSITORY, TOKENIZER_FILE, **hub)
+    elif Path(name).exists():
+        path = Path(name)
+    else:
+        path = fetch_folder(str(name), [CONFIG_NAME, WEIGHTS_NAME], **hub)
+    if path.is_dir() and not (weights_folder(path) / WEIGHTS_NAME).is_file():
+        path = only_file(path, *_TOKENIZER_FILES)
+    return VQTokenizer.from_pretrained(path, device)
+
+
 class PretrainedLPD(
     LPD,
     PyTorchModelHubMixin,
@@ -119,8 +195,8 @@ class PretrainedLPD(
     """An LPD transformer with ``from_pretrained``, ``save_pretrained`` and ``push_to_hub``.
 
     ``PretrainedLPD.from_pretrained("FOLDER_OR_HUB_ID")`` takes a local folder or a repository of
-    the hub with ``model.safetensors`` and ``config.json``, what ``save_pretrained`` writes; for one
-    with a published ``.pth`` file it takes ``preset="lpd_l"`` and ``img_size=256`` too.
+    the hub with ``model.safetensors`` and ``config.json``, what ``save_pretrained`` writes, or one
+    of the paper's, which hold a ``.pth`` file.
     """
 
     @classmethod
@@ -135,46 +211,23 @@ class PretrainedLPD(
     ) -> Self:
         """Load a model from a local folder or the hub, strictly.
 
-        Args:
-            pretrained_model_name_or_path: a folder, or a repository of the hub.
-            preset: the preset's name, for weights without a configuration.
-            img_size: image side in pixels; checked, or completes the preset.
-            device: where the model goes.
-            hub: for huggingface_hub.snapshot_download: revision, cache_dir, token, ...
+        Args and errors: those of :func:`load_pretrained`.
 
         Returns:
             The model, in evaluation mode.
-
-        Raises:
-            InputError: no such folder or repository, or what is there does not fit.
         """
-        name = str(pretrained_model_name_or_path)
-        folder = Path(name)
-        if not folder.is_dir():
-            wanted = [CONFIG_NAME, WEIGHTS_NAME, "*.pth"]
-            try:
-                folder = Path(snapshot_download(name, allow_patterns=wanted, **hub))
-            except (HfHubHTTPError, HFValidationError, OSError) as error:
-                raise InputError(
-                    f"{name} is neither a folder nor a repository of the hub that can be reached: "
-                    f"{error}"
-                ) from error
-        loaded = load_model(
-            _only_weights(folder), torch.device(device), preset=preset, img_size=img_size
+        loaded = load_pretrained(
+            pretrained_model_name_or_path,
+            torch.device(device),
+            preset=preset,
+            img_size=img_size,
+            **hub,
         )
         with torch.device("meta"):
             model = cls(loaded.config)
         model.load_state_dict(loaded.state_dict(), assign=True)
         return model.eval()
 
-
-def _only_weights(folder: Path) -> Path:
-    if (folder / WEIGHTS_NAME).is_file():
-        return folder / WEIGHTS_NAME
-    published = sorted(folder.glob("*.pth"))
-    if len(published) != 1:
-        raise InputError(
-            f"{folder} holds {len(published)} .pth files and no {WEIGHTS_NAME}: "
-            "load the one you mean with load_model"
-        )
-    return published[0]
+    def _save_pretrained(self, save_directory: Path) -> None:
+        # The mixin's would write fields that earlier versions do not know.
+        save_weights(save_directory, self.state_dict(), self.config)

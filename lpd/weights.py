@@ -57,6 +57,21 @@ def weights_folder(path: Path) -> Path:
     return path if (path / WEIGHTS_NAME).exists() or not in_checkpoint.is_dir() else in_checkpoint
 
 
+def only_file(folder: Path, *patterns: str) -> Path:
+    """The one file of a folder with a name of some patterns, such as ``*.pth``.
+
+    Raises:
+        InputError: there is none, or there are several.
+    """
+    files = sorted(file for pattern in patterns for file in folder.glob(pattern))
+    if len(files) != 1:
+        raise InputError(
+            f"{folder} holds no {WEIGHTS_NAME} and {len(files)} {' or '.join(patterns)} files: "
+            "name the weight file that you mean"
+        )
+    return files[0]
+
+
 def load_state_dict_file(path: Path) -> dict[str, Tensor]:
     """Read the state dict in a ``.safetensors``, ``.pth`` or ``.pt`` file, on CPU.
 

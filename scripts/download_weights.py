@@ -24,6 +24,7 @@ from lpd import cli
 from lpd.errors import InputError
 from lpd.evaluation.generated.published import ROWS, STATISTICS
 from lpd.files import atomic_path, sha256_of_file
+from lpd.hub import MODELS, TOKENIZER_FILE, TOKENIZER_REPOSITORY
 from lpd.progress import progress
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,10 +56,10 @@ class Published:
 
 
 PUBLISHED = {
-    "tokenizer": Published("FoundationVision/LlamaGen", "vq_ds16_c2i.pt", "tokenizers"),
+    "tokenizer": Published(TOKENIZER_REPOSITORY, TOKENIZER_FILE, "tokenizers"),
     **{
-        name: Published(f"mit-han-lab/{name}", f"{name}.pth", "weights")
-        for name in dict.fromkeys(row.model for row in ROWS.values())
+        Path(model.file).stem: Published(model.repository, model.file, "weights")
+        for model in MODELS.values()
     },
     **{
         f"reference_{img_size}": Published(each.url, each.file, "weights")

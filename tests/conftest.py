@@ -2,13 +2,17 @@
 
 import dataclasses
 import functools
+import hashlib
+import http.server
+import json
 import multiprocessing
 import os
 import re
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -231,3 +235,58 @@ def make_cache(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def small_cache(make_cache: Callable[..., Path]) -> Path:
     """A cache of 41 images of 4x4 codes, one of them unreadable."""
     return make_cache(41, 4, unreadable=(7,))
+
+
+@pytest.fixture
+def serve_hub() -> Iterator[Callable[[Mapping[str, Path]], str]]:
+    """Serves folders as repositories of a hub, by name; gives its address."""
+    servers: list[http.server.ThreadingHTTPServer] = []
+
+    def serve(repositories: Mapping[str, Path]) -> str:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                content, headers = self.find()
+                self.send_response(404 if content is None else 200)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(content or b"")))
+                self.end_headers()
+                if content is not None and self.command == "GET":
+                    self.wfile.write(content)
+
+            do_GET = do_HEAD = answer  # noqa: N815
+
+            def find(self) -> tuple[bytes | None, dict[str, str]]:
+                path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
+                for name, folder in repositories.items():
+                    about = {"Content-Type": "application/json"}
+                    files = sorted(file for file in folder.iterdir() if file.is_file())
+                    if path.startswith(f"/api/models/{name}/tree/"):
+                        tree = [
+                            {"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "0"}
+                            for f in files
+                        ]
+                        return json.dumps(tree).encode(), about
+                    if path.startswith(f"/api/models/{name}/revision/"):
+                        siblings = [{"rfilename": file.name} for file in files]
+                        told = {"id": name, "sha": "0" * 40, "siblings": siblings}
+                        return json.dumps(told).encode(), about
+                    match = re.fullmatch(rf"/{re.escape(name)}/resolve/[^/]+/([^/]+)", path)
+                    if match is not None and (folder / match[1]).is_file():
+                        content = (folder / match[1]).read_bytes()
+                        tag = hashlib.sha256(content).hexdigest()
+                        return content, {"ETag": f'"{tag}"', "X-Repo-Commit": "0" * 40}
+                return None, {}
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        servers.append(server)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield serve
+    for server in servers:
+        server.shutdown()
+        server.server_close()

@@ -4,14 +4,16 @@ B images, N positions, P prefix rows (one for a class), V codebook size, D width
 raster positions 0..N-1; places are positions in generation order.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from lpd.classes import check_class_names
 from lpd.errors import InputError
 from lpd.models.conditioning import make_conditioning
 from lpd.models.kv_cache import KVCache
@@ -39,7 +41,7 @@ _MOST = {
 
 @dataclass(frozen=True, kw_only=True)
 class LPDConfig:
-    """The shape of an LPD transformer."""
+    """The shape of an LPD transformer, and what its classes are called."""
 
     depth: int
     """Number of blocks."""
@@ -63,6 +65,8 @@ class LPDConfig:
     """Of the weight file of the tokenizer whose codes are modelled; None where it is not known."""
     conditioning: str = field(default="class", metadata={YOUNGER: True})
     """What images are conditioned on: a kind of :mod:`lpd.models.conditioning`."""
+    class_names: tuple[str, ...] | None = field(default=None, repr=False, metadata={YOUNGER: True})
+    """The classes' names by label, as their folders were called; None where they are not known."""
 
     def __post_init__(self) -> None:
         check_sizes(self, _MOST)
@@ -72,7 +76,15 @@ class LPDConfig:
             raise InputError(f"img_size {self.img_size} must be a multiple of stride {self.stride}")
         if not 0 <= self.proj_dropout < 1:
             raise InputError(f"proj_dropout must be in [0, 1), got {self.proj_dropout}")
+        if self.class_names is not None:
+            check_class_names(self.class_names, self.num_classes)
         make_conditioning(self)
+
+    def shape(self) -> dict[str, Any]:
+        """What a model's numbers depend on, by name: everything but what classes are called."""
+        values = dataclasses.asdict(self)
+        del values["class_names"]
+        return values
 
     @property
     def grid(self) -> tuple[int, int]:

@@ -48,6 +48,10 @@ class DecodePlan:
     def __len__(self) -> int:
         return len(self.orders)
 
+    def __getitem__(self, images: slice) -> "DecodePlan":
+        """The plan of some of the images."""
+        return DecodePlan(self.orders[images], self.group_sizes, self.known[images])
+
     @property
     def num_positions(self) -> int:
         """N."""

@@ -4,7 +4,7 @@ B images, N positions of which K are known beforehand and M = N - K are decoded,
 tokens of a pass, V codebook size, D width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -176,17 +176,25 @@ class Sampler:
         )
 
     @torch.inference_mode()
-    def decode(self, inputs: DecodeInputs, cache: KVCache | None = None) -> Decoded:
+    def decode(
+        self,
+        inputs: DecodeInputs,
+        cache: KVCache | None = None,
+        on_pass: Callable[[DecodedPass], None] | None = None,
+    ) -> Decoded:
         """All passes.
 
         Args:
             inputs: what :meth:`upload` gave.
             cache: as :meth:`passes`.
+            on_pass: called after each pass.
         """
         codes, finite, log_probs = inputs.codes, None, []
         for each in self.passes(inputs, cache):
             codes = codes.scatter(1, each.positions, each.tokens)
             finite = each.finite
+            if on_pass is not None:
+                on_pass(each)
             if each.log_probs is not None:
                 log_probs.append(each.log_probs)
         if finite is None:  # nothing was to be decoded

@@ -6,6 +6,7 @@ B images, H x W pixels, N = H/stride * W/stride codes in raster order, V codes i
 import functools
 import importlib.util
 import math
+import shutil
 from pathlib import Path
 from typing import Self
 
@@ -14,11 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lpd.errors import InputError
-from lpd.files import sha256_of_file
+from lpd.files import atomic_path, sha256_of_file, write_json
 from lpd.tokenizer.fast_decoder import FastDecoder
 from lpd.tokenizer.image_threads import ImageThreads
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
-from lpd.weights import find_config, load_state_dict_file, load_strictly, weights_file
+from lpd.weights import (
+    CONFIG_NAME,
+    config_to_dict,
+    find_config,
+    load_state_dict_file,
+    load_strictly,
+    weights_file,
+)
 
 # LlamaGen counts code usage in this buffer while it trains; nothing reads it afterwards.
 _USAGE_BUFFER = "quantize.codebook_used"
@@ -115,7 +123,9 @@ class VQTokenizer:
         device: where images and codes are expected and returned.
     """
 
-    def __init__(self, vqgan: VQGAN, *, sha256: str, device: torch.device) -> None:
+    def __init__(
+        self, vqgan: VQGAN, *, sha256: str, device: torch.device, file: Path | None = None
+    ) -> None:
         self._vqgan = vqgan.to(device).eval().requires_grad_(False)
         if device.type == "cpu":  # where convolutions are a fifth faster with channels innermost
             self._vqgan.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -123,6 +133,7 @@ class VQTokenizer:
         self.vocab_size = vqgan.config.codebook_size
         self.sha256 = sha256
         self.device = device
+        self._file = file
 
     @classmethod
     def from_pretrained(cls, path: Path, device: torch.device) -> Self:
@@ -144,7 +155,27 @@ class VQTokenizer:
             vqgan = VQGAN(find_config(path, VQGANConfig) or VQGANConfig())
         vqgan.to_empty(device="cpu")
         load_strictly(vqgan, state, str(file))
-        return cls(vqgan, sha256=sha256_of_file(file), device=device)
+        return cls(vqgan, sha256=sha256_of_file(file), device=device, file=file)
+
+    def to(self, device: torch.device) -> Self:
+        """The tokenizer on a device; its network is moved there, not copied."""
+        return type(self)(self._vqgan, sha256=self.sha256, device=device, file=self._file)
+
+    def save(self, folder: Path) -> None:
+        """Copy its weight file into a folder, with its configuration.
+
+        A copy, since a tokenizer is known by its file's SHA-256.
+
+        Raises:
+            InputError: it was not loaded from a file, or that is another one by now.
+        """
+        if self._file is None or not self._file.is_file():
+            raise InputError(f"the tokenizer's file {self._file} is not there to be copied")
+        write_json(folder / CONFIG_NAME, config_to_dict(self.config))
+        with atomic_path(folder / self._file.name) as temporary:
+            shutil.copyfile(self._file, temporary)
+            if sha256_of_file(temporary) != self.sha256:
+                raise InputError(f"{self._file} has changed since the tokenizer was loaded from it")
 
     @property
     def codebook(self) -> Tensor:

@@ -219,4 +219,5 @@ def model_config(config: TrainConfig, cache: CodeCache) -> LPDConfig:
         num_classes=cache.num_classes,
         proj_dropout=config.proj_dropout,
         tokenizer_sha256=cache.tokenizer_sha256,
+        class_names=cache.class_names,
     )

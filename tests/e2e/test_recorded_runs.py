@@ -219,6 +219,11 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(
     assert files("training/model").keys() == {
         name.replace("training_done/", "training/") for name in files("training_done/model")
     }
+    # It was begun before models knew what their classes are called.
+    assert "class_names" not in json.loads(Path("training_done/model/config.json").read_text())
+    names = json.loads(Path("cache/meta.json").read_text())["class_names"]
+    for folder in ("training/model", "training/checkpoints/step_00000010/model"):
+        assert json.loads(Path(folder, "config.json").read_text())["class_names"] == names
     assert run("training") == 0
     assert "complete already" in capsys.readouterr().out
 

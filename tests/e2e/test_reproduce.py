@@ -2,13 +2,11 @@
 computes in seconds, statistics of a small classifier."""
 
 import hashlib
-import http.server
 import json
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -79,30 +77,9 @@ def folder(tmp_path: Path, make_classifier: Callable[[], Classifier]) -> Path:
 
 
 @pytest.fixture
-def hub(folder: Path) -> Iterator[str]:
-    """The address of a hub that has one file."""
-    content = (folder / "hub" / "lpd_l_256.pth").read_bytes()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            found = self.path == "/mit-han-lab/lpd_l_256/resolve/main/lpd_l_256.pth"
-            self.send_response(200 if found else 404)
-            self.send_header("Content-Length", str(len(content) if found else 0))
-            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-            self.send_header("X-Repo-Commit", "0" * 40)
-            self.end_headers()
-
-        def do_GET(self) -> None:
-            self.do_HEAD()
-            self.wfile.write(content)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+def hub(folder: Path, serve_hub: Callable[[Mapping[str, Path]], str]) -> str:
+    """The address of a hub that has one model."""
+    return serve_hub({"mit-han-lab/lpd_l_256": folder / "hub"})
 
 
 def environment(folder: Path) -> Path:

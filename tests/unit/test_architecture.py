@@ -14,6 +14,7 @@ LAYERS = [
     ["lpd.launcher", "lpd.ahead", "lpd.marks", "lpd.heartbeat", "lpd.progress"],
     ["lpd.options", "lpd.files", "lpd.locks"],
     [
+        "lpd.classes",
         "lpd.cli",
         "lpd.machine",
         "lpd.provenance",
@@ -26,6 +27,7 @@ LAYERS = [
     ["lpd.data"],
     ["lpd.orders"],
     ["lpd.models"],
+    ["lpd.hub"],
     ["lpd.pretrained"],
     ["lpd.sampling"],
     ["lpd.generation", "lpd.likelihood"],

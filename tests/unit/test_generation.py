@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from lpd.errors import InputError
-from lpd.generation import Generated, ImageGenerator, slices
+from lpd.generation import Generated, ImageGenerator, Labels, Preview, slices
 from lpd.models.lpd import LPD
 from lpd.orders.plan import DecodePlan
 from lpd.orders.registry import OrderConfig, make_plan
@@ -44,7 +45,9 @@ def test_images_are_what_the_parts_make_one_by_one(
     generator = ImageGenerator(tiny_model, tokenizer, batch_size=batch_size)
     indices = np.arange(20, 27)
     batches = list(
-        generator.batches(LABELS, SOURCE, seed=4, sampling=SAMPLING, image_indices=indices)
+        generator.batches(
+            LABELS, SOURCE.plan(4, indices), seed=4, sampling=SAMPLING, image_indices=indices
+        )
     )
     assert max(len(batch.codes) for batch in batches) <= batch_size
     codes = torch.cat([batch.codes for batch in batches])
@@ -76,7 +79,18 @@ def test_previews_grow_into_the_image(tiny_model: LPD, tokenizer: VQTokenizer) -
     how = {"seed": 0, "image_indices": indices, "sampling": SAMPLING, "known_codes": codes}
     final = generator.generate([0, 1], plan, **how).codes
     assert (final.numpy()[known] == 9).all()
-    previews = list(generator.passes(generator.prepare([0, 1], plan, **how)))
+    previews: list[Preview] = []
+
+    def watch(found: npt.NDArray[np.int64], number: int, num_passes: int, known: Preview) -> None:
+        assert (found.tolist(), num_passes) == ([0, 1], 3)
+        previews.append(known)
+        assert number == len(previews)
+
+    (watched,) = generator.batches([0, 1], plan, on_pass=watch, **how)
+    (plain,) = generator.batches([0, 1], plan, **how)
+    for found in (watched, plain):
+        assert torch.equal(found.codes, final)
+        assert torch.equal(found.images, watched.images)
     assert [int(each.known[0].sum()) for each in previews] == [5, 9, 16]
     for before, after in itertools.pairwise(previews):
         assert (after.known | ~before.known).all()
@@ -170,7 +184,7 @@ def test_a_label_is_refused_before_anything_is_generated(
 ) -> None:
     generator = ImageGenerator(tiny_model, tokenizer, batch_size=2)
     with pytest.raises(InputError, match="there is no class 3"):
-        generator.batches([0, 1, 2, 3], SOURCE, seed=0, sampling=SAMPLING)
+        generator.batches([0, 1, 2, 3], SOURCE.plan(0, np.arange(4)), seed=0, sampling=SAMPLING)
 
 
 @pytest.mark.parametrize(("count", "size"), [(0, 3), (1, 3), (6, 3), (7, 3)])
@@ -185,23 +199,24 @@ def test_the_next_batch_is_prepared_while_one_runs(
 ) -> None:
     generator = ImageGenerator(tiny_model, tokenizer, batch_size=2)
     entered = [threading.Event() for _ in range(3)]
-    plan, run = PlanSource.plan, generator.run
+    prepare, run = generator.prepare, generator.run
 
-    def entering(self: PlanSource, seed: int, image_indices: npt.NDArray[np.int64]) -> DecodePlan:
-        entered[int(image_indices[0]) // 2].set()
-        return plan(self, seed, image_indices)
+    def entering(labels: Labels, plan: DecodePlan, **how: Any) -> DecodeInputs:
+        entered[int(how["image_indices"][0]) // 2].set()
+        return prepare(labels, plan, **how)
 
     ran: list[Generated] = []
 
-    def run_until_entered(inputs: DecodeInputs) -> Generated:
+    def run_until_entered(inputs: DecodeInputs, on_pass: None) -> Generated:
         assert len(ran) == 2 or entered[len(ran) + 1].wait(60)
-        ran.append(run(inputs))
+        ran.append(run(inputs, on_pass))
         return ran[-1]
 
-    expected = list(generator.batches(LABELS[:5], SOURCE, seed=4, sampling=SAMPLING))
-    monkeypatch.setattr(PlanSource, "plan", entering)
+    plan = SOURCE.plan(4, np.arange(5))
+    expected = list(generator.batches(LABELS[:5], plan, seed=4, sampling=SAMPLING))
+    monkeypatch.setattr(generator, "prepare", entering)
     monkeypatch.setattr(generator, "run", run_until_entered)
-    found = list(generator.batches(LABELS[:5], SOURCE, seed=4, sampling=SAMPLING))
+    found = list(generator.batches(LABELS[:5], plan, seed=4, sampling=SAMPLING))
     assert [id(batch) for batch in found] == [id(batch) for batch in ran]
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one.codes, other.codes)

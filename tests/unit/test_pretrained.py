@@ -1,14 +1,30 @@
 """Models from disk and from the hub, and other resolutions."""
 
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from lpd.errors import InputError
+from lpd.evaluation.generated.published import ROWS
+from lpd.hub import MODELS
 from lpd.models.lpd import LPD, PRESETS, LPDConfig
-from lpd.pretrained import PretrainedLPD, config_of_preset, fit_pos_embed, load_model
+from lpd.pretrained import (
+    PretrainedLPD,
+    config_of_preset,
+    fit_pos_embed,
+    load_model,
+    load_pretrained,
+    load_tokenizer,
+)
+from lpd.tokenizer.vq_tokenizer import VQTokenizer
+from lpd.tokenizer.vqgan import VQGANConfig
 from lpd.weights import save_pretrained
 
 CPU = torch.device("cpu")
@@ -20,6 +36,19 @@ def test_round_trip(tiny_model: LPD, tmp_path: Path) -> None:
     assert loaded.config == tiny_model.config
     for key, value in tiny_model.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value), key
+
+
+def test_names_of_classes(tiny_model: LPD, tmp_path: Path) -> None:
+    config = dataclasses.replace(tiny_model.config, class_names=("cat", "Ätna", "0"))
+    save_pretrained(tmp_path, tiny_model, config)
+    loaded = load_model(tmp_path, CPU).config
+    assert loaded == config
+    assert "cat" not in repr(loaded)  # of a thousand names a message shows none
+    assert loaded.shape() == tiny_model.config.shape()
+    file = tmp_path / "config.json"
+    file.write_text(file.read_text().replace('"0"', "0"))
+    with pytest.raises(InputError, match=r"config\.json is not a LPDConfig: class_names must"):
+        load_model(tmp_path, CPU)
 
 
 def test_other_image_size(tiny_model: LPD, tmp_path: Path) -> None:
@@ -105,6 +134,14 @@ class TestHub:
                 assert torch.equal(loaded.state_dict()[key], value), key
             assert not loaded.training
 
+    def test_a_younger_field_is_not_written_for_nothing(
+        self, model: PretrainedLPD, tiny_model: LPD, tmp_path: Path
+    ) -> None:
+        model.save_pretrained(tmp_path / "here")
+        save_pretrained(tmp_path / "there", tiny_model, tiny_model.config)
+        here, there = ((tmp_path / name / "config.json") for name in ("here", "there"))
+        assert here.read_text() == there.read_text()
+
     def test_missing_keys_are_errors(self, model: PretrainedLPD, tmp_path: Path) -> None:
         model.save_pretrained(tmp_path)
         other = PretrainedLPD(config_of_preset("lpd_tiny"))
@@ -113,35 +150,98 @@ class TestHub:
         with pytest.raises(ValueError, match="does not fit"):
             PretrainedLPD.from_pretrained(tmp_path)
 
-    def test_hub_id_with_a_published_file(
-        self, model: PretrainedLPD, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    def test_published_names_give_preset_and_size(
+        self,
+        tmp_path: Path,
+        serve_hub: Callable[[Mapping[str, Path]], str],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setitem(PRESETS, "t", (2, 32, 2))
-        config = config_of_preset("t", img_size=256)
-        published = LPD(config)
+        monkeypatch.setitem(PRESETS, "lpd_xl", (1, 16, 2))
+        published = LPD(config_of_preset("lpd_xl", img_size=512))
         published.init_weights()
-        torch.save({"model": published.state_dict()}, tmp_path / "lpd_t_256.pth")
-        asked: list[str] = []
+        repository, file = "mit-han-lab/lpd_xl_512", tmp_path / "there" / "lpd_xl_512.pth"
+        file.parent.mkdir()
+        torch.save({"model": published.state_dict()}, file)
+        (file.parent / "a.bin").write_bytes(b"what nobody asked for")
+        hub = {
+            "endpoint": serve_hub({repository: file.parent, "another/model": file.parent}),
+            "cache_dir": tmp_path / "cache",
+        }
+        for loaded in (
+            PretrainedLPD.from_pretrained(repository, **hub),
+            load_pretrained(repository, CPU, **hub),
+            load_pretrained(file, CPU),  # by the name of its file
+            load_pretrained(file.parent, CPU, img_size=512),
+        ):
+            assert loaded.config == published.config
+            assert torch.equal(loaded.head.weight, published.head.weight)
+        assert not list((tmp_path / "cache").rglob("a.bin"))
+        file = file.rename(file.with_name("model.pth"))
+        with pytest.raises(InputError, match=r"no config.json beside it: name its preset"):
+            load_pretrained("another/model", CPU, **hub)
+        with pytest.raises(InputError, match=r"mit-han-lab/lpd_m is neither a folder nor"):
+            load_pretrained("mit-han-lab/lpd_m", CPU, **hub)
 
-        def stand_in(repository: str, **_: Any) -> str:
-            asked.append(repository)
-            return str(tmp_path)
+    def test_tokenizers_by_name(
+        self,
+        tmp_path: Path,
+        tokenizer_folder: Path,
+        serve_hub: Callable[[Mapping[str, Path]], str],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        expected = VQTokenizer.from_pretrained(tokenizer_folder, CPU)
 
-        monkeypatch.setattr("lpd.pretrained.snapshot_download", stand_in)
-        loaded = PretrainedLPD.from_pretrained("mit-han-lab/lpd_t_256", preset="t")
-        assert asked == ["mit-han-lab/lpd_t_256"]
-        assert torch.equal(loaded.head.weight, published.head.weight)
+        # The published tokenizer has no configuration: its shape is the default.
+        class Default(VQGANConfig):
+            def __init__(self, **values: Any) -> None:
+                super().__init__(**{**dataclasses.asdict(expected.config), **values})
+
+        monkeypatch.setattr("lpd.tokenizer.vq_tokenizer.VQGANConfig", Default)
+        (tmp_path / "LlamaGen").mkdir()
+        torch.save(
+            {"model": load_file(tokenizer_folder / "model.safetensors")},
+            tmp_path / "LlamaGen" / "vq_ds16_c2i.pt",
+        )
+        hub = {
+            "endpoint": serve_hub(
+                {"FoundationVision/LlamaGen": tmp_path / "LlamaGen", "my/own": tokenizer_folder}
+            ),
+            "cache_dir": tmp_path / "cache",
+        }
+        published = load_tokenizer(None, CPU, **hub)
+        again = load_tokenizer("FoundationVision/LlamaGen", CPU, **hub)
+        published.save(tmp_path / "saved")
+        saved = load_tokenizer(tmp_path / "saved", CPU)
+        assert published.sha256 == again.sha256 == saved.sha256 != expected.sha256
+        own = load_tokenizer("my/own", CPU, **hub)
+        assert own.sha256 == expected.sha256
+        for tokenizer in (published, again, saved, own):
+            assert torch.equal(tokenizer.codebook, expected.codebook)
+        with pytest.raises(InputError, match="nobody/has is neither a folder nor a repository"):
+            load_tokenizer("nobody/has", CPU, **hub)
+
+    def test_a_tokenizer_whose_file_has_changed_is_not_saved(
+        self, tmp_path: Path, tokenizer_folder: Path
+    ) -> None:
+        folder = shutil.copytree(tokenizer_folder, tmp_path / "tokenizer")
+        tokenizer = load_tokenizer(folder, CPU)
+        file = folder / "model.safetensors"
+        file.write_bytes(file.read_bytes() + b" ")
+        with pytest.raises(InputError, match="has changed since the tokenizer was loaded"):
+            tokenizer.save(tmp_path / "saved")
+        assert not (tmp_path / "saved" / "model.safetensors").exists()
 
     @pytest.mark.parametrize("name", ["/nonexistent/folder", "a/b/c", "nobody/nothing"])
-    def test_neither_folder_nor_repository(
-        self, name: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    def test_neither_folder_nor_repository(self, name: str) -> None:
         with pytest.raises(ValueError, match=rf"{name} is neither a folder nor a repository"):
-            PretrainedLPD.from_pretrained(name)
+            PretrainedLPD.from_pretrained(name, endpoint="http://127.0.0.1:9")
 
     def test_several_files_are_ambiguous(self, tmp_path: Path) -> None:
         for name in ("a.pth", "b.pth"):
             (tmp_path / name).touch()
-        with pytest.raises(ValueError, match=r"2 \.pth files"):
+        with pytest.raises(ValueError, match=r"no model.safetensors and 2 \*\.pth files"):
             PretrainedLPD.from_pretrained(tmp_path)
+
+    def test_the_models_of_the_papers_table_are_known(self) -> None:
+        known = {Path(model.file).stem: (model.preset, model.img_size) for model in MODELS.values()}
+        assert known == {row.model: (row.preset, row.img_size) for row in ROWS.values()}

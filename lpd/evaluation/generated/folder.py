@@ -30,7 +30,7 @@ def output_origin(
     tells settings apart."""
     order_file = config.decoding.lpd_order_file
     # Records of before these were kept count as of what there is now: the weights are the same.
-    shapes = {"model_config": asdict(model), "tokenizer_config": asdict(tokenizer.config)}
+    shapes = {"model_config": model.shape(), "tokenizer_config": asdict(tokenizer.config)}
     return Origin(
         values={
             "pretrained_ckpt": sha256_of_file(weights_file(config.pretrained_ckpt)),

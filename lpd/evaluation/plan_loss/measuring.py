@@ -10,7 +10,6 @@ See :mod:`lpd.likelihood` for what is measured. The output folder holds
 n images, N positions, S passes.
 """
 
-import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,7 +162,7 @@ def _origin(config: PlanLossConfig, model: LPD, codes_sha256: str, *, num_images
     return Origin(
         values={
             "pretrained_ckpt": sha256_of_file(weights_file(config.pretrained_ckpt)),
-            "model": dataclasses.asdict(model.config),
+            "model": model.config.shape(),
             "codes": codes_sha256,
             "num_images": num_images,
             "bf16": config.bf16,

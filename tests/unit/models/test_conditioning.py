@@ -107,7 +107,9 @@ def test_the_generator_takes_what_the_kind_encodes(model: LPD, tokenizer_folder:
     generator = ImageGenerator(model, VQTokenizer.from_pretrained(tokenizer_folder, CPU))
     source = PlanSource(order=OrderConfig(), grid=(4, 4), group_sizes=(2, 5, 9))
     sampling, indices = SamplingConfig(cfg=2.0), np.arange(3)
-    (batch,) = generator.batches([123, 407, None], source, seed=1, sampling=sampling)
+    (batch,) = generator.batches(
+        [123, 407, None], source.plan(1, indices), seed=1, sampling=sampling
+    )
     expected = Sampler(model, 3)(
         torch.cat([NUMBERS, torch.full((1, 3), 8)]),
         source.plan(1, indices),

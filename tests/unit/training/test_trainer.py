@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lpd.classes import class_names_of
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.pretrained import load_model
@@ -286,6 +287,14 @@ def test_a_setting_younger_than_the_folder_counts_as_its_default(config: TrainCo
         other.is_complete()
     with pytest.raises(InputError, match=r"proj_dropout was 0\.1, now 0\.0"):
         Trainer(other)
+
+
+def test_the_model_knows_what_its_classes_are_called(config: TrainConfig) -> None:
+    Trainer(TrainingSetup(dataclasses.replace(config, epochs=1), World())).train()
+    for folder in ("model", "checkpoints/step_00000005"):
+        shape = load_model(config.output_dir / folder, torch.device("cpu")).config
+        assert shape.class_names == ("a", "b", "c")
+        assert class_names_of(shape).labels(["B", "c", 0]) == [1, 2, 0]
 
 
 def test_where_and_how_fast_may_change(config: TrainConfig) -> None:

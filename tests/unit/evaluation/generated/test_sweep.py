@@ -497,6 +497,18 @@ class TestMistakenFolders:
         with pytest.raises(ValueError, match="model_config was"):
             run_evaluation(config, World())
 
+    def test_what_classes_are_called_is_of_no_matter(
+        self, make_config, tiny_model, tmp_path, count_generated
+    ):
+        save_pretrained(tmp_path / "model", tiny_model, tiny_model.config)
+        config = make_config(**BASE, pretrained_ckpt=tmp_path / "model")
+        run_evaluation(config, World())
+        count_generated.clear()
+        named = dataclasses.replace(tiny_model.config, class_names=("a", "b", "c"))
+        save_pretrained(tmp_path / "model", tiny_model, named)
+        run_evaluation(config, World())
+        assert count_generated == []
+
     def test_weights_that_are_not_finite_are_refused(self, make_config, tiny_model, tmp_path):
         broken = copy.deepcopy(tiny_model)
         broken.head.weight.data[3, 2] = torch.nan

@@ -1,0 +1,89 @@
+"""Files of the hub: which repositories are published, and how what they hold comes here.
+
+Fetched files stay in the hub's own cache; nothing is fetched twice.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from lpd.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedModel:
+    """A published model: a weight file without a configuration, and what it is a model of."""
+
+    repository: str
+    """On the hub."""
+    preset: str
+    """The preset's name."""
+    img_size: int
+    """Image side in pixels."""
+
+    @property
+    def file(self) -> str:
+        """The name of its weight file."""
+        return f"{self.preset}_{self.img_size}.pth"
+
+
+MODELS: dict[str, PublishedModel] = {
+    model.repository: model
+    for model in (
+        PublishedModel(
+            repository=f"mit-han-lab/{preset}_{img_size}", preset=preset, img_size=img_size
+        )
+        for preset, img_size in (
+            *(("lpd_l", 256), ("lpd_xl", 256), ("lpd_xxl", 256)),
+            *(("lpd_l", 512), ("lpd_xl", 512)),
+        )
+    )
+}
+"""The paper's models by repository."""
+TOKENIZER_REPOSITORY, TOKENIZER_FILE = "FoundationVision/LlamaGen", "vq_ds16_c2i.pt"
+"""Where the tokenizer of the published models is."""
+
+
+def find_published_model(name: str) -> PublishedModel | None:
+    """The published model that a repository, or a weight file, is called by; None for others.
+
+    Args:
+        name: ``mit-han-lab/lpd_l_256``, or a path that ends with ``lpd_l_256.pth``.
+    """
+    by_file = {model.file: model for model in MODELS.values()}
+    return MODELS.get(name) or by_file.get(Path(name).name)
+
+
+def fetch_folder(name: str, patterns: list[str], **hub: Any) -> Path:
+    """Files of a repository, in a folder.
+
+    Args:
+        name: the repository, ``OWNER/NAME``.
+        patterns: which files, as ``*.json``.
+        hub: for huggingface_hub: revision, cache_dir, token, local_files_only, ...
+
+    Raises:
+        InputError: there is no such repository, or the hub cannot be reached.
+    """
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns, **hub))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise _out_of_reach(name, error) from error
+
+
+def fetch_file(repository: str, file: str, **hub: Any) -> Path:
+    """One file of a repository; the arguments and errors are those of :func:`fetch_folder`."""
+    try:
+        return Path(hf_hub_download(repository, file, **hub))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise _out_of_reach(f"{repository}/{file}", error) from error
+
+
+def _out_of_reach(name: str, error: Exception) -> InputError:
+    return InputError(
+        f"{name} is neither a folder nor a repository of the hub that can be reached: "
+        f"{' '.join(str(error).split())[:300]}; check the name and the network, or give a local one"
+    )
