@@ -78,7 +78,8 @@ class EvalConfig:
     """Write all images of a setting as one .npz (arr_0), as ADM's evaluator reads them."""
     keep_features: bool = False
     """Keep the features and logits of all images (1 GB for 50,000 images by Inception). They are
-    computed again from the codes, without generating, where they are needed."""
+    computed again from the codes, without generating, where they are needed, or are asked for of
+    settings that are complete."""
     chunk_size: int = 1000
     """Most images of a file; interrupted runs make what is in no file."""
     evaluate: bool = False

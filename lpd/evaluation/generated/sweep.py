@@ -71,40 +71,41 @@ def run_evaluation(config: EvalConfig, world: World) -> list[SettingResult]:
         InputError: the inputs do not go together, or the output folder belongs to another
             configuration; before any work.
     """
-    model = load_model(
-        config.pretrained_ckpt, world.device, preset=config.model, img_size=config.img_size
-    )
-    settings = [
-        Setting(source=source, sampling=sampling, seed=seed)
-        for source in config.decoding.sources(model.config.grid)
-        for sampling in config.sampling.configs()
-        for seed in dict.fromkeys(config.seed)
-    ]
-    tokenizer = VQTokenizer.from_pretrained(config.vqgan_path, world.device)
-    generator = ImageGenerator(
-        model,
-        tokenizer,
-        batch_size=min(config.eval_bsz, config.chunk_size, config.num_images),
-        bf16=config.bf16,
-        backend=config.execution.backend,
-        cuda_graphs=config.execution.cuda_graphs,
-        rounding=config.pixel_rounding,
-        same_bits=True,
-    )
-    _check_num_images(config, settings, generator, world)
-    extractor = load_feature_extractor(
-        config.feature_extractor, world.device, config.inception_path
-    )
-    classifier = load_classifier(config.classifier, world.device, generator.num_classes)
-    source = None
-    if config.reference is not None:
-        source = open_reference(config.reference, config.img_size, extractor)
-    origin: Origin = world.broadcast(
-        output_origin(config, model.config, tokenizer, extractor, classifier, source)
-        if world.is_main
-        else None
-    )
-    base = open_folder(config, origin)
+    with world.together():
+        model = load_model(
+            config.pretrained_ckpt, world.device, preset=config.model, img_size=config.img_size
+        )
+        settings = [
+            Setting(source=source, sampling=sampling, seed=seed)
+            for source in config.decoding.sources(model.config.grid)
+            for sampling in config.sampling.configs()
+            for seed in dict.fromkeys(config.seed)
+        ]
+        tokenizer = VQTokenizer.from_pretrained(config.vqgan_path, world.device)
+        generator = ImageGenerator(
+            model,
+            tokenizer,
+            batch_size=min(config.eval_bsz, config.chunk_size, config.num_images),
+            bf16=config.bf16,
+            backend=config.execution.backend,
+            cuda_graphs=config.execution.cuda_graphs,
+            rounding=config.pixel_rounding,
+            same_bits=True,
+        )
+        _check_num_images(config, settings, generator, world)
+        extractor = load_feature_extractor(
+            config.feature_extractor, world.device, config.inception_path
+        )
+        classifier = load_classifier(config.classifier, world.device, generator.num_classes)
+        source = None
+        if config.reference is not None:
+            source = open_reference(config.reference, config.img_size, extractor)
+        found = None
+        if world.is_main:
+            found = output_origin(config, model.config, tokenizer, extractor, classifier, source)
+    origin: Origin = world.broadcast(found)
+    with world.together():
+        base = open_folder(config, origin)
     evaluation = _Evaluation(
         config, world, generator, extractor, classifier, settings, origin, base
     )
@@ -116,14 +117,15 @@ def run_evaluation(config: EvalConfig, world: World) -> list[SettingResult]:
     evaluation.compute_missing(reference)
     evaluation.export()
     results: list[SettingResult] = []
-    if world.is_main:
-        results = report.write_results(config.output_dir, record, base)
-        print(report.table(results))
-        if config.published_row is not None:
-            comparison.tell(
-                config.published_row, config.output_dir, results, record, config.reference
-            )
-        print(f"numbers and pictures: {config.output_dir}")
+    with world.together():
+        if world.is_main:
+            results = report.write_results(config.output_dir, record, base)
+            print(report.table(results))
+            if config.published_row is not None:
+                comparison.tell(
+                    config.published_row, config.output_dir, results, record, config.reference
+                )
+            print(f"numbers and pictures: {config.output_dir}")
     return world.broadcast(results)
 
 
@@ -176,9 +178,11 @@ class _Evaluation:
         self.maker = ChunkMaker(generator, seen_by)
         self._origin = origin
         # Rank 0 looks, so that all agree while others may already write.
-        self.results: dict[str, SettingResult] = world.broadcast(
-            self._completed() if world.is_main else None
-        )
+        completed: dict[str, SettingResult] = {}
+        with world.together():
+            if world.is_main:
+                completed = self._completed()
+        self.results: dict[str, SettingResult] = world.broadcast(completed)
 
     def _completed(self) -> dict[str, SettingResult]:
         found = {s: report.read_result(self._folder(s), self.base) for s in self.settings}
@@ -221,17 +225,21 @@ class _Evaluation:
 
     def generate_missing(self) -> None:
         """Make the images that are needed and in no chunk, and compute the features that chunks
-        have lost and that are needed; all processes share the work."""
+        have lost and that are needed; all processes share the work.
+
+        Raises:
+            InputError: a chunk is of other settings, or numbers are not finite; on all processes.
+        """
         with self.world.together():
             tasks, lacking = self._missing() if self.world.is_main else ([], [])
         tasks, lacking = self.world.broadcast((tasks, lacking))
-        self.maker.make_share(tasks[self.world.rank], self.world)
         own = [lacking[place] for place in self.world.shard(len(lacking))]
-        for path in progress(
-            own, desc="features", unit="chunk", disable=not (self.world.is_main and own)
-        ):
-            self.maker.measure_again(path)
-        self.world.barrier()
+        with self.world.together():
+            self.maker.make_share(tasks[self.world.rank], self.world)
+            for path in progress(
+                own, desc="features", unit="chunk", disable=not (self.world.is_main and own)
+            ):
+                self.maker.measure_again(path)
 
     def _missing(self) -> tuple[list[list[Task]], list[Path]]:
         """The chunks that each process is to make, and the files that lack their features.
@@ -239,21 +247,24 @@ class _Evaluation:
         Raises:
             InputError: a chunk is of other settings.
         """
-        everything = self.config.save_images or self.config.save_npz
+        config = self.config
+        exported = config.save_images or config.save_npz
         ranges: list[tuple[str, range]] = []
         lacking = []
         for name in self.settings:
-            is_complete = name in self.results
-            if is_complete and not everything:
+            wants_features = config.keep_features or name not in self.results
+            wants_images = exported or name not in self.results
+            if not (wants_features or wants_images):
                 continue
             chunks, identity = self._chunks(name), self._identity(name)
             for path in chunks.values():
                 has_features = check_chunk(path, identity)
-                if not (is_complete or has_features):
+                if wants_features and not has_features:
                     lacking.append(path)
-            gaps = missing_ranges(chunks, self.config.num_images)
-            ranges += [(name, gap) for gap in gaps]
-        shares = share_out(ranges, self.world.size, self.config.chunk_size)
+            if wants_images:
+                gaps = missing_ranges(chunks, config.num_images)
+                ranges += [(name, gap) for gap in gaps]
+        shares = share_out(ranges, self.world.size, config.chunk_size)
         tasks = [
             [
                 Task(
@@ -271,18 +282,22 @@ class _Evaluation:
 
     def compute_missing(self, reference: Reference) -> None:
         """Compute the numbers that are not there from all processes' chunks; settings are shared
-        out. Speed is measured by rank 0 alone, while the others wait."""
+        out. Speed is measured by rank 0 alone, while the others wait.
+
+        Raises:
+            InputError: a chunk is damaged, or its numbers give none; on all processes.
+        """
         missing = [name for name in self.settings if name not in self.results]
         share = [missing[place] for place in self.world.shard(len(missing))]
-        with sharing_cores(self.world, min(len(missing), self.world.size)):
+        num_busy = min(len(missing), self.world.size)
+        with self.world.together(), sharing_cores(self.world, num_busy):
             for name in progress(
                 share, desc="metrics", unit="setting", disable=not (self.world.is_main and share)
             ):
                 self._compute(name, reference)
-        self.world.barrier()
-        if self.config.measure_speed and self.world.is_main:
-            self._measure_speed()
-        self.world.barrier()
+        with self.world.together():
+            if self.config.measure_speed and self.world.is_main:
+                self._measure_speed()
 
     def _compute(self, name: str, reference: Reference) -> None:
         setting, folder, files = self.settings[name], self._folder(name), self._chunks(name)
@@ -350,21 +365,24 @@ class _Evaluation:
 
     def export(self) -> None:
         """Write PNG files, each process those of its chunks, and sample archives."""
-        for name in self.settings:
-            if self.config.save_images:
-                chunks = list(self._chunks(name).items())
-                for index in progress(
-                    self.world.shard(len(chunks)),
-                    desc=f"{name}: PNG files",
-                    unit="chunk",
-                    disable=not self.world.is_main,
-                ):
-                    self._save_images(name, *chunks[index])
-            path = self._folder(name) / report.SAMPLES_NAME
-            if self.config.save_npz and self.world.is_main and not path.exists():
-                labels = np.arange(self.config.num_images) % self.generator.num_classes
-                pictures.write_samples(path, self._decoded(name), labels)
-        self.world.barrier()
+        with self.world.together():
+            for name in self.settings:
+                self._export(name)
+
+    def _export(self, name: str) -> None:
+        if self.config.save_images:
+            chunks = list(self._chunks(name).items())
+            for index in progress(
+                self.world.shard(len(chunks)),
+                desc=f"{name}: PNG files",
+                unit="chunk",
+                disable=not self.world.is_main,
+            ):
+                self._save_images(name, *chunks[index])
+        path = self._folder(name) / report.SAMPLES_NAME
+        if self.config.save_npz and self.world.is_main and not path.exists():
+            labels = np.arange(self.config.num_images) % self.generator.num_classes
+            pictures.write_samples(path, self._decoded(name), labels)
 
     def _save_images(self, name: str, indices: range, chunk: Path) -> None:
         paths = [report.image_path(self._folder(name), index) for index in indices]

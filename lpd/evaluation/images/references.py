@@ -130,7 +130,11 @@ def load_reference(
         write_statistics(cache, measured.reference, origin=origin)
 
     def cached() -> Reference | None:
-        return world.broadcast(_read_cache(cache, origin, extractor) if world.is_main else None)
+        found = None
+        with world.together():
+            if world.is_main:
+                found = _read_cache(cache, origin, extractor)
+        return world.broadcast(found)
 
     computed = cached()
     if computed is None:

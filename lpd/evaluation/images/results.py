@@ -48,25 +48,27 @@ def measured_once(
         InputError: the folder belongs to another origin, or as ``measure`` does.
     """
     record, file = output_dir / SETTINGS_NAME, output_dir / RESULTS_NAME
+    results: Results | None = None
     with world.together():
         origin.check_file(record, remedy="give another --output_dir")
-    results: Results | None = world.broadcast(
-        read_json(file) if world.is_main and file.is_file() else None
-    )
+        if world.is_main and file.is_file():
+            results = read_json(file)
+    results = world.broadcast(results)
     if results is not None:
         return results
     with world.together():
         if world.is_main:
             write_json(record, origin.plain())
     parts = PartFolder(output_dir / "parts", origin, num_images)
-    results = measure(parts)
     with world.together():
+        results = measure(parts)
         if world.is_main:
             assert results is not None
             surroundings = {"environment": environment(world.device)}
             write_json(file, {"settings": origin.plain(), **results, **surroundings})
             parts.remove()
-    whole: Results = world.broadcast(read_json(file) if world.is_main else None)
+            results = read_json(file)
+    whole: Results = world.broadcast(results)
     return whole
 
 

@@ -86,17 +86,18 @@ def run_plan_loss(config: PlanLossConfig, world: World) -> None:
         InputError: the model, the codes and the plans do not go together, or the folder holds
             losses of something else; before any work. Or a loss is not finite.
     """
-    cache = open_cache(config.cached_path)
-    model = load_model(
-        config.pretrained_ckpt,
-        world.device,
-        preset=config.model,
-        img_size=None if config.model is None else cache.image_size,  # a preset has none
-    )
-    _check_fits(cache, model)
-    sources = config.decoding.sources(model.config.grid)
-    rows = spread_rows(cache, config.num_images)
-    held_out = HeldOutCodes(cache, rows, world, batch_size=config.eval_bsz)
+    with world.together():
+        cache = open_cache(config.cached_path)
+        model = load_model(
+            config.pretrained_ckpt,
+            world.device,
+            preset=config.model,
+            img_size=None if config.model is None else cache.image_size,  # a preset has none
+        )
+        _check_fits(cache, model)
+        sources = config.decoding.sources(model.config.grid)
+        rows = spread_rows(cache, config.num_images)
+        held_out = HeldOutCodes(cache, rows, world, batch_size=config.eval_bsz)
     codes_sha256 = cache.content_sha256(world) or cache.files_sha256
     plans: list[MeasuredPlan] = []
     missing: list[MeasuredPlan] = []
@@ -130,8 +131,9 @@ def run_plan_loss(config: PlanLossConfig, world: World) -> None:
             if world.is_main:
                 plan = missing[done]
                 write_losses(config.output_dir / plan.file, loss, plan.identity, rows)
-    if world.is_main:
-        _tell(config, plans)
+    with world.together():
+        if world.is_main:
+            _tell(config, plans)
 
 
 def _check_finite(loss: PlanLoss) -> None:

@@ -17,7 +17,9 @@ from PIL import Image
 
 import main_eval
 from lpd.distributed import World
-from lpd.evaluation.images import parts
+from lpd.errors import InputError
+from lpd.evaluation.generated.chunks import Chunk
+from lpd.evaluation.images import parts, samples
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -125,6 +127,78 @@ def test_a_mistake_of_two_processes_ends_both(flags, run_main, in_two_processes,
     codes, outputs = in_two_processes(run_main, *mistaken, "--output_dir", tmp_path / "out")
     assert codes == [2, 2]
     assert all("no reference at" in output for output in outputs)
+
+
+def damage(path):
+    """Change a byte of the first array in an archive, which its directory says nothing of."""
+    content = bytearray(path.read_bytes())
+    content[200] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.slow
+class TestMistakesThatOneOfTwoProcessesMeets:
+    """Both end, with the message, and neither waits for the other until it is called lost."""
+
+    def refuse(self, in_two_processes, run_main, message, *arguments):
+        codes, outputs = in_two_processes(run_main, *arguments)
+        assert codes == [2, 2], outputs
+        assert all(message in " ".join(output.split()) for output in outputs)
+
+    def test_in_the_numbers_of_a_setting(self, flags, run_main, in_two_processes, tmp_path):
+        out = tmp_path / "out"
+        run_main(*flags, "--output_dir", out, "--keep_features")
+        # The second of two settings, which rank 1 computes.
+        for name in ("raster_16", "raster_4"):
+            (out / name / "metrics.json").unlink()
+        damage(next((out / "raster_4" / "chunks").iterdir()))
+        self.refuse(in_two_processes, run_main, "is damaged", *flags, "--output_dir", out)
+
+    def test_while_images_are_made(self, flags, run_main, in_two_processes, tmp_path, monkeypatch):
+        save = Chunk.save
+
+        def refused(self, path):
+            if os.environ.get("RANK") == "1":
+                raise InputError("there is no room")
+            save(self, path)
+
+        monkeypatch.setattr(Chunk, "save", refused)
+        self.refuse(
+            in_two_processes, run_main, "there is no room", *flags, "--output_dir", tmp_path / "out"
+        )
+
+    @pytest.mark.parametrize("name", ["raster_4/metrics.json", "reference.npz", "settings.json"])
+    def test_in_what_rank_0_alone_reads(self, flags, run_main, in_two_processes, tmp_path, name):
+        out = tmp_path / "out"
+        run_main(*flags, "--output_dir", out)
+        (out / "raster_16" / "metrics.json").unlink()  # so that the reference is needed
+        (out / name).write_text("nothing")
+        self.refuse(in_two_processes, run_main, name, *flags, "--output_dir", out)
+
+    def test_in_images_that_are_there(
+        self, run_folder, run_main, in_two_processes, tmp_path, monkeypatch
+    ):
+        folder = tmp_path / "images"
+        folder.mkdir()
+        for number in range(24):
+            Image.new("RGB", (16, 16), (number, 0, 0)).save(folder / f"{number}.png")
+        command = ["--samples", folder, "--output_dir", tmp_path / "out", "--device", "cpu"]
+        command += ["--feature_extractor", run_folder / "classifier", "--num_workers", 0]
+        make = samples.make_parts
+
+        def make_and_write(*arguments, **options):
+            make(*arguments, **options)
+            if os.environ.get("RANK") == "0":
+                Image.new("RGB", (16, 16)).save(folder / "30.png")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(samples, "make_parts", make_and_write)
+            self.refuse(in_two_processes, run_main, "changed while it was measured", *command)
+        (folder / "30.png").unlink()
+        codes, outputs = in_two_processes(run_main, *command)
+        assert codes == [0, 0], outputs
+        (tmp_path / "out" / "results.json").write_text("nothing")
+        self.refuse(in_two_processes, run_main, "results.json is not valid JSON", *command)
 
 
 @pytest.mark.parametrize(

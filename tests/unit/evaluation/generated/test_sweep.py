@@ -276,6 +276,34 @@ class TestResume:
         assert run_evaluation(make_config(), World()) == first
         assert count_generated == []
 
+    def test_features_that_are_asked_for_later_are_computed_of_the_codes(
+        self, make_config, count_generated
+    ):
+        config = make_config(order=("raster",), generation_steps=(4,))
+        first = run_evaluation(config, World())
+        paths = sorted((config.output_dir / "raster_4" / "chunks").iterdir())
+        before = [Chunk.load(path) for path in paths]
+        assert all(chunk.measured is None for chunk in before)
+        count_generated.clear()
+        keeping = dataclasses.replace(config, keep_features=True)
+        assert run_evaluation(keeping, World()) == first
+        assert count_generated == []
+        after = [Chunk.load(path) for path in paths]
+        features = np.concatenate([chunk.measured.features for chunk in after])
+        reference = read_statistics(config.output_dir / "reference.npz").statistics
+        fid = frechet_distance(reference, gaussian_statistics(features))
+        assert first[0].metrics["fid"] == pytest.approx(fid, rel=1e-4)
+        for old, new in zip(before, after, strict=True):
+            np.testing.assert_array_equal(old.codes, new.codes)
+
+    def test_features_of_images_that_are_gone_are_not_made(self, make_config, count_generated):
+        config = make_config(order=("raster",), generation_steps=(4,))
+        run_evaluation(config, World())
+        shutil.rmtree(config.output_dir / "raster_4" / "chunks")
+        count_generated.clear()
+        run_evaluation(dataclasses.replace(config, keep_features=True), World())
+        assert count_generated == []
+
     def test_makes_only_the_chunks_that_are_missing(self, make_config, count_generated):
         config = make_config(keep_features=True)
         first = run_evaluation(config, World())
