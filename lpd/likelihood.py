@@ -112,6 +112,11 @@ class Estimate:
     error: float
     """Its standard error; infinite for one image."""
 
+    @property
+    def known_error(self) -> float | None:
+        """The error; None for one image, which tells of none."""
+        return self.error if math.isfinite(self.error) else None
+
     @classmethod
     def of(cls, values: Float64Array) -> "Estimate":
         """The mean of (n,) values, n >= 1, whose sum is rounded once."""

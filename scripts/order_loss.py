@@ -86,15 +86,15 @@ def run(config: OrderLossConfig) -> None:
         InputError: as :func:`measure`, or there is no matplotlib to draw with.
     """
     # After the flags: these import torch and matplotlib, which takes seconds.
-    from scripts.order_study.tables import write_table
     from scripts.order_theory.measuring import PassRow, pass_rows
+    from scripts.order_theory.tables import write_rows
 
     if config.figure_file is not None:
         with matplotlib_needed():
             from scripts.order_theory.drawing import losses_figure
     losses = measure(config)
     rows = [row for each in losses for row in pass_rows(each, config.field.label)]
-    write_table(config.output_file, PassRow, rows)
+    write_rows(config.output_file, PassRow, rows)
     print_table(losses, config.field.label)
     print(f"every pass: {config.output_file}")
     if config.figure_file is not None:
@@ -106,6 +106,7 @@ def run(config: OrderLossConfig) -> None:
 def print_table(losses: "Sequence[Measured]", covariance: str) -> None:
     """Print what each way loses in all, and how much more than the first in as many passes."""
     from lpd.likelihood import Estimate
+    from scripts.order_theory.tables import with_error
 
     width = max(len("order"), *(len(each.name) for each in losses)) + 2
     print(f"nats lost per image, of {len(losses[0].by_pass)}; covariance: {covariance}")
@@ -116,8 +117,8 @@ def print_table(losses: "Sequence[Measured]", covariance: str) -> None:
         first = firsts.setdefault(passes, each)
         mean = Estimate.of(each.of_images)
         more = Estimate.of(each.of_images - first.of_images)
-        nats = f"{mean.value:.4f} ± {mean.error:.4f}"
-        difference = f"{more.value:+.4f} ± {more.error:.4f}"
+        nats = with_error(mean.value, mean.known_error)
+        difference = with_error(more.value, more.known_error, "+.4f")
         print(f"{each.name:<{width}}{passes:>7}{nats:>20}{difference:>22}")
 
 

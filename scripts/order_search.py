@@ -217,8 +217,8 @@ def run(config: OrderSearchConfig) -> None:
         InputError: something does not fit something else.
     """
     # After the flags: these import torch, which takes seconds.
-    from scripts.order_study.tables import write_table
     from scripts.order_theory.ranking import RankedRow, ranked
+    from scripts.order_theory.tables import write_rows
 
     if config.objective == "plan_loss":
         ways = plan_loss_ways(config)
@@ -229,13 +229,15 @@ def run(config: OrderSearchConfig) -> None:
     if ways is None:
         return
     rows = ranked(ways)
-    write_table(config.output_file, RankedRow, rows)
+    write_rows(config.output_file, RankedRow, rows)
     print_table(rows, reference=ways[0].name, what=what)
     print(f"all {len(rows)} ways: {config.output_file}")
 
 
 def print_table(rows: "Sequence[RankedRow]", *, reference: str, what: str) -> None:
     """Print the first ways of locality-aware order, the reference and the other orders."""
+    from scripts.order_theory.tables import with_error
+
     locality = [row for row in rows if row.order == LOCALITY_NAME]
     shown = [
         row
@@ -247,8 +249,8 @@ def print_table(rows: "Sequence[RankedRow]", *, reference: str, what: str) -> No
     print(f"half of the images choose, {rows[0].images} check: mean ± standard error")
     print(f"{'rank':>4}  {'way':<{width}}{'choosing':>10}{'checking':>22}{'more than *':>22}")
     for row in shown:
-        nats = f"{row.nats:.4f} ± {row.error:.4f}"
-        more = f"{row.more_than_reference:+.4f} ± {row.more_than_reference_error:.4f}"
+        nats = with_error(row.nats, row.error)
+        more = with_error(row.more_than_reference, row.more_than_reference_error, "+.4f")
         mark = "*" if row.way == reference else " "
         print(
             f"{row.rank:>4} {mark}{row.way:<{width}}{row.nats_choosing:>10.4f}{nats:>22}{more:>22}"

@@ -14,6 +14,7 @@ from lpd.data.code_cache import META_NAME, CacheIndex, CacheWriter, CodeCache, S
 from lpd.data.images import class_folders, files_with_suffix
 from lpd.distributed import World
 from lpd.errors import InputError
+from lpd.files import told
 from lpd.progress import progress
 from lpd.tokenizer.vqgan import VQGANConfig
 
@@ -84,7 +85,7 @@ class PublishedCache(CodeCache):
                 codes = content[key]
         except Exception as error:  # numpy and zipfile raise many kinds for damaged files
             raise InputError(
-                f"cannot read {key} in {file}: {error}; make or download the file again"
+                f"cannot read {key} in {file}: {told(error)}; make or download the file again"
             ) from error
         if not np.issubdtype(codes.dtype, np.integer):
             raise InputError(f"{key} in {file} is {codes.dtype}, expected integers")

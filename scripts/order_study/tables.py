@@ -3,10 +3,9 @@
 S trainings of a mixture, n held-out images, N codes of each.
 """
 
-import csv
 import itertools
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from lpd.evaluation.generated.report import read_results
 from lpd.evaluation.measures.records import RESULTS_NAME
-from lpd.files import atomic_path
+from lpd.files import write_csv
 from lpd.likelihood import Estimate
 from lpd.orders.registry import LOCALITY_NAME
 from scripts.order_study.claims import Difference, Floats, difference_of_losses
@@ -224,9 +223,9 @@ def quality_rows(study: Study) -> list[QualityRow]:
 
 def write_table(file: Path, row_class: type, rows: Sequence[Any]) -> None:
     """Write rows as CSV, their fields' names first; numbers with six digits."""
-    with atomic_path(file) as temporary, temporary.open("w", newline="", encoding="utf-8") as text:
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([field.name for field in fields(row_class)])
-        for row in rows:
-            values = (f"{v:.6g}" if isinstance(v, float) else v for v in astuple(row))
-            writer.writerow(list(values))
+    names = [field.name for field in fields(row_class)]
+    write_csv(file, names, ({k: _cell(v) for k, v in asdict(row).items()} for row in rows))
+
+
+def _cell(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value

@@ -45,8 +45,8 @@ class PassRow:
     """That the pass decodes."""
     nats: float
     """Mean over the images."""
-    error: float
-    """Its standard error over the images."""
+    error: float | None
+    """Its standard error over the images; None for one image."""
 
 
 def pass_rows(measured: Measured, covariance: str) -> list[PassRow]:
@@ -78,7 +78,7 @@ def pass_rows(measured: Measured, covariance: str) -> list[PassRow]:
                 pass_number=number,
                 cells=cells,
                 nats=mean.value,
-                error=mean.error,
+                error=mean.known_error,
             )
         )
     return rows

@@ -43,11 +43,11 @@ class RankedRow:
     """Mean over the images that choose."""
     nats: float
     """Mean over the images that check."""
-    error: float
-    """Its standard error."""
+    error: float | None
+    """Its standard error; None, as the next, where one image checks."""
     more_than_reference: float
     """Mean difference to the reference over the images that check."""
-    more_than_reference_error: float
+    more_than_reference_error: float | None
     """Its standard error, image by image."""
 
 
@@ -74,9 +74,9 @@ def ranked(ways: Sequence[Way]) -> list[RankedRow]:
                 images=len(check),
                 nats_choosing=_choosing(way),
                 nats=mean.value,
-                error=mean.error,
+                error=mean.known_error,
                 more_than_reference=more.value,
-                more_than_reference_error=more.error,
+                more_than_reference_error=more.known_error,
             )
         )
     return rows

@@ -23,7 +23,7 @@ PASSES, GUIDANCE = "generation_steps", "cfg"
 LATENCY, SECONDS = "latency_seconds", "seconds_per_image"
 
 # Without these in common, the numbers of two folders do not compare.
-_COMPARED_BY = ("feature_extractor", "reference", "img_size")
+_COMPARED_BY = ("feature_extractor", "classifier", "reference", "img_size")
 _MODEL = ("pretrained_ckpt", "vqgan_path")
 # What follows from what a line goes along, and so does not tell lines apart.
 _ALONG = {PASSES: (PASSES, "group_sizes"), GUIDANCE: (GUIDANCE,)}

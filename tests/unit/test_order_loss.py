@@ -88,6 +88,14 @@ def test_the_printed_table_compares_with_the_first(
     assert own.split()[:2] == ["NAR", "7"]
 
 
+def test_one_image_tells_of_no_error(
+    call: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = call("--img_size 64 --order random halton --generation_steps 8 --num_orders 1")
+    assert "inf" not in capsys.readouterr().out
+    assert {row["error"] for row in rows_of(file)} == {""}
+
+
 def test_the_figure_is_drawn(call: Callable[[str], Path], tmp_path: Path) -> None:
     figure = tmp_path / "losses.png"
     call(f"{FLAGS} --figure_file {figure}")

@@ -74,6 +74,17 @@ def check_row(row: dict[str, str], losses: np.ndarray, reference: np.ndarray) ->
         assert float(row[name]) == pytest.approx(value, rel=1e-4, abs=1e-9)
 
 
+def test_one_image_that_checks_tells_of_no_error(
+    call: Callable[[str], list[dict[str, str]]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = "--img_size 64 --generation_steps 4 --proximity_threshold 1 --repulsion_threshold 2"
+    rows = call(f"{flags} --group_size_schedule uniform --other_orders halton --num_orders 3")
+    assert {row["images"] for row in rows} == {"1"}
+    assert {row["error"] for row in rows} == {row["more_than_reference_error"] for row in rows}
+    assert {row["error"] for row in rows} == {""}
+    assert "inf" not in capsys.readouterr().out
+
+
 def test_ranking_by_hand() -> None:
     # The first, third and fifth image choose; the second, fourth and sixth check.
     one = Way(name="one", source=source(), of_images=np.array([5.0, 2, 5, 4, 5, 6]))

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -83,6 +83,7 @@ def panel(figure: Figure | None, title: str) -> Axes:
     return axis
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12))
 def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
     costs, values = [float(c) for c, _ in points], [float(v) for _, v in points]
@@ -99,6 +100,7 @@ def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]]) -> None:
     assert [costs[place] for place in front] == sorted(costs[place] for place in front)
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(
@@ -294,6 +296,9 @@ def test_what_does_not_compare_is_refused(tmp_path: Path) -> None:
     other = write(tmp_path / "other", [result(seed=1)], reference={"sha256": "s"})
     with pytest.raises(InputError, match=r"sweep and of .*other do not compare: reference is not"):
         read_points([sweep, other])
+    told_by = write(tmp_path / "told", [result(seed=1)], classifier="a network")
+    with pytest.raises(InputError, match=r"sweep and of .*told do not compare: classifier is not"):
+        read_points([sweep, told_by])
     again = write(tmp_path / "again", [result(fid=2.0)])
     with pytest.raises(InputError, match=r"sweep and .*again both hold lpd in 4 passes"):
         read_points([sweep, again])

@@ -81,7 +81,9 @@ def test_damaged_published_files_are_named(published_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot read indices in .*n1_1\.JPEG\.npz"):
         read()
     np.savez(file, indices=np.array([object()] * 4))  # pickled: never loaded
-    with pytest.raises(ValueError, match="allow_pickle"):
+    with pytest.raises(
+        ValueError, match=r"n1_1\.JPEG\.npz: it is no file .* or holds Python objects; make"
+    ):
         read()
     file.write_bytes(file.read_bytes()[:50])
     with pytest.raises(ValueError, match=r"cannot read indices in .*n1_1\.JPEG\.npz"):
