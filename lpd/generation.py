@@ -28,6 +28,7 @@ from lpd.sampling.config import SamplingConfig
 from lpd.sampling.execution import AUTO
 from lpd.sampling.graphs import CudaRecorder, GraphRunner
 from lpd.sampling.precision import bf16_pays
+from lpd.sampling.refinement import refine_sizes
 from lpd.sampling.sampler import DecodedPass, DecodeInputs, Sampler
 from lpd.tokenizer.vq_tokenizer import FLOAT32, PixelDecoder, VQTokenizer
 
@@ -49,7 +50,7 @@ class Generated:
     of the model's."""
     log_probs: Tensor | None = None
     """(B, M) in nats, float32: with what probability each code was drawn, by place in generation
-    order; see :class:`lpd.sampling.sampler.DecodedPass`. None where the generator was not asked for
+    order; see :class:`lpd.sampling.sampler.Decoded`. None where the generator was not asked for
     them."""
 
 
@@ -69,10 +70,15 @@ class Preview:
         return cls(codes=inputs.codes, known=known.scatter(1, inputs.known, True))
 
     def after(self, decoded: DecodedPass) -> Self:
-        """What is known after one pass more."""
+        """What is known after one pass more. What is decoded again is unknown from the first of the
+        passes that do so."""
+        codes, known = self.codes, self.known
+        if decoded.forgotten is not None:
+            codes = codes.scatter(1, decoded.forgotten, 0)
+            known = known.scatter(1, decoded.forgotten, False)
         return type(self)(
-            codes=self.codes.scatter(1, decoded.positions, decoded.tokens),
-            known=self.known.scatter(1, decoded.positions, True),
+            codes=codes.scatter(1, decoded.positions, decoded.tokens),
+            known=known.scatter(1, decoded.positions, True),
         )
 
 
@@ -191,7 +197,8 @@ class ImageGenerator:
         Raises:
             InputError: a label or code the model does not know, or a plan that does not fit.
         """
-        uniforms = token_uniforms(seed, image_indices, plan.num_positions)  # (B, N)
+        num_again = sum(refine_sizes(sampling, plan.group_sizes))
+        uniforms = token_uniforms(seed, image_indices, plan.num_positions + num_again)  # (B, N + R)
         return self._sampler.upload(
             self.model.conditioning.encode(labels),
             plan,
@@ -331,7 +338,7 @@ class ImageGenerator:
                 for rows, inputs in zip(parts, prepared, strict=True):
                     told = None
                     if on_pass is not None:
-                        told = functools.partial(_tell, on_pass, indices[rows], plan.num_groups)
+                        told = functools.partial(_tell, on_pass, indices[rows], inputs.num_passes)
                     yield self.run(inputs, told)
 
         return run()

@@ -19,6 +19,8 @@ import tyro
 
 Flat: Any = tyro.conf.OmitArgPrefixes
 """Marks a field whose dataclass's fields count as the configuration's own."""
+YOUNGER = "younger"
+"""Metadata of a configuration's field that earlier versions did not have."""
 
 OptionsT = TypeVar("OptionsT")
 CallableT = TypeVar("CallableT", bound=Callable[..., Any])

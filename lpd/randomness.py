@@ -103,7 +103,8 @@ def torch_seed(stream: Stream, seed: int, *index: int) -> int:
 def token_uniforms(
     seed: int, image_indices: npt.NDArray[np.int64], num_positions: int
 ) -> npt.NDArray[np.float32]:
-    """One uniform in [0, 1) per token of each image, by place in generation order.
+    """One uniform in [0, 1) per token of each image, by place in generation order. Asked for more,
+    it gives the same ones first: what is decoded again goes on from there.
 
     Args:
         seed: the run's seed.

@@ -21,13 +21,12 @@ from torch import Tensor, nn
 
 from lpd.errors import InputError
 from lpd.files import atomic_path, read_json, write_json
+from lpd.options import YOUNGER
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 CHECKPOINT_MODEL = "model"
 """The folder of the weights in a checkpoint of a training."""
-YOUNGER = "younger"
-"""Metadata of a configuration's field that earlier versions did not have."""
 
 # Keys under which training scripts of the field put the state dict, and wrappers' key prefixes.
 _WRAPPING_KEYS = ("model", "state_dict")

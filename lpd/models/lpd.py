@@ -20,7 +20,8 @@ from lpd.models.kv_cache import KVCache
 from lpd.models.layers import LAYER_NORM_EPS, Attend, Block, init_weights, lookup
 from lpd.models.presets import MLP_RATIO, NUM_CLASSES, PRESETS, STRIDE, VOCAB_SIZE, preset_shape
 from lpd.models.stack import DecodeStack
-from lpd.weights import YOUNGER, check_sizes
+from lpd.options import YOUNGER
+from lpd.weights import check_sizes
 
 __all__ = ["LPD", "PRESETS", "LPDConfig", "Readout", "preset_shape"]
 

@@ -24,6 +24,7 @@ from lpd.sampling import kernels
 from lpd.sampling.config import SamplingConfig
 from lpd.sampling.execution import AUTO
 from lpd.sampling.logits import Choose, choose
+from lpd.sampling.schedules import find_schedule
 
 # Below this many bytes of weights a CPU keeps them in its cache, and packing them gains a tenth; a
 # tenth is not worth other roundings than those of results that are there.
@@ -225,11 +226,18 @@ class FusedStack(DecodeStack):
 
 
 def fused_choose(
-    logits: Tensor, scales: Tensor | None, uniforms: Tensor, config: SamplingConfig
+    logits: Tensor,
+    scales: Tensor | None,
+    uniforms: Tensor,
+    config: SamplingConfig,
+    temperatures: Tensor | None = None,
 ) -> Tensor:
-    """:func:`lpd.sampling.logits.choose` by one kernel where nothing is filtered."""
-    if config.top_k or config.top_p < 1:
-        return choose(logits, scales, uniforms, config)
+    """:func:`lpd.sampling.logits.choose` by one kernel where nothing is filtered and one
+    temperature is for all tokens; else by that function itself."""
+    schedule = find_schedule("temperature", config.temperature_schedule)
+    one_temperature = temperatures is None and schedule.by_entropy is None
+    if config.top_k or config.top_p < 1 or not one_temperature:
+        return choose(logits, scales, uniforms, config, temperatures)
     return kernels.guided_draw(logits, scales, config.temperature, uniforms)
 
 

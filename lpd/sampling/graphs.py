@@ -26,7 +26,7 @@ Outputs = tuple[Tensor, ...]
 Work = Callable[[DecodeInputs], Outputs]
 
 _PER_IMAGE = ("condition", "orders", "uniforms", "known", "codes")
-_SHARED = ("scales",)
+_SHARED = ("scales", "temperatures")
 _WARM_UP_RUNS = 2  # libraries choose kernels and allocate in the first; the second shows it is over
 
 
@@ -191,29 +191,47 @@ class GraphRunner:
 
 def _key(inputs: DecodeInputs, size: int) -> Any:
     """What a graph is good for: equal for batches that differ in the values of tensors alone."""
-    tensors = (getattr(inputs, name) for name in (*_PER_IMAGE, *_SHARED))
     config = inputs.config
+    temperature: Any = None
+    if inputs.temperatures is None:  # else it is in that tensor
+        temperature = (
+            config.temperature,
+            config.temperature_schedule,
+            config.parameters("temperature"),
+        )
     return (
         size,
-        inputs.group_sizes,
-        inputs.guided,
-        (config.temperature, config.top_k, config.top_p),
-        tuple((each.dtype, each.shape[1:]) for each in tensors),
+        (inputs.group_sizes, inputs.guided),
+        (inputs.refine_sizes, inputs.refine_guided),
+        (temperature, config.top_k, config.top_p),
+        tuple(
+            (name, each.dtype, each.shape[1:])
+            for name, each in _tensors(inputs, (*_PER_IMAGE, *_SHARED)).items()
+        ),
     )
+
+
+def _tensors(inputs: DecodeInputs, names: tuple[str, ...]) -> dict[str, Tensor]:
+    """Those of the names that are there."""
+    found = {name: getattr(inputs, name) for name in names}
+    return {name: each for name, each in found.items() if each is not None}
 
 
 def _padded(inputs: DecodeInputs, size: int) -> DecodeInputs:
     """A copy with ``size`` images: those of ``inputs``, then its first again and again."""
     rows = [*range(len(inputs)), *[0] * (size - len(inputs))]
-    copies = {name: getattr(inputs, name)[rows] for name in _PER_IMAGE}
-    return dataclasses.replace(
-        inputs, **copies, **{name: getattr(inputs, name).clone() for name in _SHARED}
-    )
+    copies: dict[str, Any] = {
+        name: each[rows] for name, each in _tensors(inputs, _PER_IMAGE).items()
+    }
+    shared: dict[str, Any] = {
+        name: each.clone() for name, each in _tensors(inputs, _SHARED).items()
+    }
+    return dataclasses.replace(inputs, **copies, **shared)
 
 
 def _copy(inputs: DecodeInputs, buffers: DecodeInputs) -> None:
     """Copy a batch into buffers; the images beyond it are those of an earlier one, and as good."""
-    for name in _PER_IMAGE:
-        getattr(buffers, name)[: len(inputs)].copy_(getattr(inputs, name))
-    for name in _SHARED:
-        getattr(buffers, name).copy_(getattr(inputs, name))
+    for name, each in _tensors(inputs, _PER_IMAGE).items():
+        getattr(buffers, name)[: len(inputs)].copy_(each)
+    for name, each in _tensors(inputs, _SHARED).items():
+        getattr(buffers, name).copy_(each)

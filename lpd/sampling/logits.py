@@ -8,14 +8,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lpd.sampling.config import SamplingConfig
+from lpd.sampling.config import TEMPERATURES, SamplingConfig
+from lpd.sampling.schedules import find_schedule
 
-Choose = Callable[[Tensor, Tensor | None, Tensor, SamplingConfig], Tensor]
+Choose = Callable[[Tensor, Tensor | None, Tensor, SamplingConfig, Tensor | None], Tensor]
 """From the logits of a pass to its tokens, as :func:`choose`."""
 
 
 def choose(
-    logits: Tensor, scales: Tensor | None, uniforms: Tensor, config: SamplingConfig
+    logits: Tensor,
+    scales: Tensor | None,
+    uniforms: Tensor,
+    config: SamplingConfig,
+    temperatures: Tensor | None = None,
 ) -> Tensor:
     """The tokens of a pass.
 
@@ -24,14 +29,20 @@ def choose(
         scales: (g,) guidance scales; None without guidance.
         uniforms: (B, g) numbers in [0, 1).
         config: temperature and filters.
+        temperatures: (g,) of each token; None where that of ``config`` is for all.
 
     Returns:
         (B, g) tokens, int64.
     """
-    return draw(adjust(logits, scales, config), uniforms)
+    return draw(adjust(logits, scales, config, temperatures), uniforms)
 
 
-def adjust(logits: Tensor, scales: Tensor | None, config: SamplingConfig) -> Tensor:
+def adjust(
+    logits: Tensor,
+    scales: Tensor | None,
+    config: SamplingConfig,
+    temperatures: Tensor | None = None,
+) -> Tensor:
     """The logits that tokens are drawn by: guided, at the temperature, and filtered.
 
     Args: as of :func:`choose`.
@@ -41,13 +52,35 @@ def adjust(logits: Tensor, scales: Tensor | None, config: SamplingConfig) -> Ten
     """
     if scales is not None:
         logits = guide(logits, scales)  # (B, g, V)
-    if config.temperature != 1:
-        logits = logits / config.temperature
+    logits = temper(logits, config, temperatures)
     return keep_top_p(keep_top_k(logits, config.top_k), config.top_p)
 
 
+def temper(logits: Tensor, config: SamplingConfig, temperatures: Tensor | None = None) -> Tensor:
+    """Divide (B, g, V) logits by their temperatures, of which none is below the least allowed: at
+    entropy 0 an entropy-adaptive temperature would be 0."""
+    by_entropy = find_schedule("temperature", config.temperature_schedule).by_entropy
+    if by_entropy is not None:
+        factors = by_entropy(entropy(logits), *config.parameters("temperature"))  # (B, g)
+        base = config.temperature if temperatures is None else temperatures
+        adapted = (base * factors).clamp(min=TEMPERATURES[0])  # (B, g)
+        return logits / adapted[..., None].to(logits.dtype)
+    if temperatures is not None:
+        return logits / temperatures[:, None].to(logits.dtype)
+    return logits if config.temperature == 1 else logits / config.temperature
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """(...) the entropy in nats of the distributions that (..., V) logits stand for, float32."""
+    return torch.special.entr(logits.float().softmax(dim=-1)).sum(dim=-1)
+
+
 def log_probs_of(
-    tokens: Tensor, logits: Tensor, scales: Tensor | None, config: SamplingConfig
+    tokens: Tensor,
+    logits: Tensor,
+    scales: Tensor | None,
+    config: SamplingConfig,
+    temperatures: Tensor | None = None,
 ) -> Tensor:
     """The log-probabilities with which :func:`choose` draws tokens.
 
@@ -58,7 +91,9 @@ def log_probs_of(
     Returns:
         (B, g) in nats, float32.
     """
-    log_probs = adjust(logits, scales, config).float().log_softmax(dim=-1)  # (B, g, V)
+    log_probs = (
+        adjust(logits, scales, config, temperatures).float().log_softmax(dim=-1)
+    )  # (B, g, V)
     return log_probs.gather(-1, tokens[..., None])[..., 0]
 
 

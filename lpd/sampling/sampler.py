@@ -1,9 +1,10 @@
 """Parallel decoding, group by group (paper section 3.2, inference): upload, then passes.
 
-B images, N positions of which K are known beforehand and M = N - K are decoded, P prefix rows, g
-tokens of a pass, V codebook size, D width.
+B images, N positions of which K are known beforehand and M = N - K are decoded, R of them once more
+(:mod:`lpd.sampling.refinement`), P prefix rows, g tokens of a pass, V codebook size, D width.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -17,8 +18,9 @@ from lpd.models.stack import DecodeStack
 from lpd.orders.group_sizes import GroupSizes
 from lpd.orders.plan import DecodePlan
 from lpd.sampling.config import SamplingConfig
-from lpd.sampling.guidance import guidance_scales, guided_passes
+from lpd.sampling.guidance import guided_passes
 from lpd.sampling.logits import Choose, choose, log_probs_of
+from lpd.sampling.refinement import refine_sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,22 +33,34 @@ class DecodeInputs:
     orders: Tensor
     """(B, M) raster positions in generation order."""
     uniforms: Tensor
-    """(B, M) numbers in [0, 1), by place in generation order."""
+    """(B, M + R) numbers in [0, 1), by place in generation order; the last R are for decoding
+    again."""
     scales: Tensor
     """(M,) guidance scales, by place in generation order."""
+    temperatures: Tensor | None = None
+    """(M,) temperatures, likewise; None where that of ``config`` is for all."""
     known: Tensor
     """(B, K) raster positions that are known."""
     codes: Tensor
-    """(B, N) in raster order: the known ones, and 0 where nothing is known."""
+    """(B, N) in raster order, of which the known ones are read; 0 where nothing is known yet."""
     group_sizes: GroupSizes
     """S sizes that sum to M."""
     guided: tuple[bool, ...]
     """(S,) which passes are guided: those of which a scale is not 1."""
     config: SamplingConfig
     """How tokens are drawn."""
+    refine_sizes: GroupSizes = ()
+    """Sizes, which sum to R, of the passes that decode again; none where R is 0."""
+    refine_guided: tuple[bool, ...] = ()
+    """Which of those are guided."""
 
     def __len__(self) -> int:
         return len(self.orders)
+
+    @property
+    def num_passes(self) -> int:
+        """All of them, those that decode again too."""
+        return len(self.group_sizes) + len(self.refine_sizes)
 
     @property
     def num_sequences(self) -> int:
@@ -63,10 +77,14 @@ class DecodedPass:
     tokens: Tensor
     """(B, g) codes."""
     finite: Tensor | None
-    """(B,) whether all logits are finite, for the last pass."""
+    """(B,) whether all logits are finite, for the last pass, and for the last before codes are
+    decoded again."""
     log_probs: Tensor | None
     """(B, g) in nats, float32: of the distributions that the codes were drawn from, after guidance,
     temperature and filters; None where the sampler was not asked for them."""
+    forgotten: Tensor | None = None
+    """(B, R) raster positions that had been decoded and were unknown in this pass, for the first
+    that decodes again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,11 +94,13 @@ class Decoded:
     codes: Tensor
     """(B, N) in raster order, int64."""
     finite: Tensor
-    """(B,) whether the last pass's logits are finite. What breaks an earlier pass's tokens is in
+    """(B,) whether the last pass's logits are finite, and those of the last pass before codes were
+    decoded again. What breaks an earlier pass's tokens is in
     the KV cache, and every later row sees it; what breaks its queries alone is seen by none, and to
     look at every pass's logits would take three launches more in each."""
     log_probs: Tensor | None
-    """(B, M) those of the passes, by place in generation order."""
+    """(B, M) those of the passes, by place in generation order: of a code that was decoded again,
+    that of the code that stayed, with all others known, at the place that it had at first."""
 
 
 class Sampler:
@@ -126,7 +146,9 @@ class Sampler:
             condition: (B, ...) what the images are conditioned on, such as (B,) classes;
                 B <= batch_size.
             plan: B orders, with their group sizes and known cells.
-            uniforms: (B, M) numbers in [0, 1), by place in generation order.
+            uniforms: (B, M + R) numbers in [0, 1), by place in generation order, then one for each
+                code that is decoded again: R is the sum of
+                :func:`lpd.sampling.refinement.refine_sizes`.
             config: how tokens are drawn.
             known_codes: (B, N) in raster order, of which the known cells are read; needed where the
                 plan knows any.
@@ -154,9 +176,11 @@ class Sampler:
         Raises:
             InputError: a condition or code the model does not know, or a plan for another grid.
         """
-        self._check(condition, plan, uniforms, known_codes)
+        sizes = refine_sizes(config, plan.group_sizes)
+        self._check(condition, plan, uniforms, sum(sizes), known_codes)
         num_positions, device = self.model.config.num_positions, self.model.head.weight.device
-        scales = guidance_scales(config.cfg, config.cfg_schedule, num_positions, plan.num_known)
+        scales = config.guidance_scales(num_positions, plan.num_known)
+        temperatures = config.temperatures(num_positions, plan.num_known)
         codes = torch.zeros(len(plan), num_positions, dtype=torch.int64)  # (B, N)
         known = torch.from_numpy(plan.known)  # (B, K)
         if known_codes is not None and plan.num_known:
@@ -168,11 +192,17 @@ class Sampler:
             orders=_to_device(torch.from_numpy(plan.orders), device),
             uniforms=_to_device(uniforms, device),
             scales=_to_device(torch.from_numpy(scales), device),
+            temperatures=(
+                None if temperatures is None else _to_device(torch.from_numpy(temperatures), device)
+            ),
             known=_to_device(known, device),
             codes=_to_device(codes, device),
             group_sizes=plan.group_sizes,
             guided=guided_passes(scales, plan.group_sizes),
             config=config,
+            refine_sizes=sizes,
+            # What stays known counts as generated: those decoded again are the last.
+            refine_guided=guided_passes(scales[len(scales) - sum(sizes) :], sizes),
         )
 
     @torch.inference_mode()
@@ -189,20 +219,23 @@ class Sampler:
             cache: as :meth:`passes`.
             on_pass: called after each pass.
         """
-        codes, finite, log_probs = inputs.codes, None, []
+        codes, finite, by_cell = inputs.codes, None, None
         for each in self.passes(inputs, cache):
             codes = codes.scatter(1, each.positions, each.tokens)
-            finite = each.finite
+            if each.finite is not None:
+                finite = each.finite if finite is None else finite & each.finite
             if on_pass is not None:
                 on_pass(each)
             if each.log_probs is not None:
-                log_probs.append(each.log_probs)
+                if by_cell is None:
+                    by_cell = torch.zeros_like(codes, dtype=each.log_probs.dtype)  # (B, N)
+                by_cell = by_cell.scatter(1, each.positions, each.log_probs)
         if finite is None:  # nothing was to be decoded
             finite = torch.ones(len(inputs), dtype=torch.bool, device=codes.device)
         return Decoded(
             codes=codes,
             finite=finite,
-            log_probs=torch.cat(log_probs, dim=1) if log_probs else None,
+            log_probs=None if by_cell is None else by_cell.gather(1, inputs.orders),
         )
 
     def make_cache(self, inputs: DecodeInputs) -> KVCache:
@@ -218,9 +251,29 @@ class Sampler:
             cache: an empty one with room for the sequences. By default the sampler's own, which it
                 keeps and enlarges as needed: then only one iteration at a time.
         """
-        model, stack, num_images = self.model, self.stack, len(inputs)
         if cache is None:
             cache = self._own_cache(inputs)
+        if not inputs.refine_sizes:
+            yield from self._passes(inputs, cache, self.log_probs)
+            return
+        tokens, log_probs = [], []
+        for each in self._passes(inputs, cache, True):
+            assert each.log_probs is not None
+            tokens.append(each.tokens)
+            log_probs.append(each.log_probs)
+            yield each if self.log_probs else dataclasses.replace(each, log_probs=None)
+        cache.reset()
+        again = least_certain(inputs, torch.cat(tokens, dim=1), torch.cat(log_probs, dim=1))
+        forgotten: Tensor | None = again.orders
+        for each in self._passes(again, cache, self.log_probs):
+            yield dataclasses.replace(each, forgotten=forgotten)
+            forgotten = None
+
+    def _passes(
+        self, inputs: DecodeInputs, cache: KVCache, tell_log_probs: bool
+    ) -> Iterator[DecodedPass]:
+        """The passes over what is unknown, on an empty cache; nothing is decoded again."""
+        model, stack, num_images = self.model, self.stack, len(inputs)
         halves = 2 if any(inputs.guided) else 1  # the null half last
         condition = inputs.condition
         if halves == 2:
@@ -245,12 +298,15 @@ class Sampler:
             # At scale 1 guidance leaves the logits with the condition.
             logits = stack.logits(rows if guided else rows[:num_images])  # (B or 2B, g, V)
             scales = inputs.scales[places] if guided else None
+            temperatures = None if inputs.temperatures is None else inputs.temperatures[places]
             tokens = self.choose(
-                logits, scales, inputs.uniforms[:, places], inputs.config
+                logits, scales, inputs.uniforms[:, places], inputs.config, temperatures
             )  # (B, g)
             log_probs = None
-            if self.log_probs:  # by the logits, however the tokens were drawn by them
-                log_probs = log_probs_of(tokens, logits, scales, inputs.config)  # (B, g)
+            if tell_log_probs:  # by the logits, however the tokens were drawn by them
+                log_probs = log_probs_of(
+                    tokens, logits, scales, inputs.config, temperatures
+                )  # (B, g)
             start += size
             finite = None
             if start == end:
@@ -274,6 +330,7 @@ class Sampler:
         condition: Tensor,
         plan: DecodePlan,
         uniforms: Tensor,
+        num_again: int,
         known_codes: Tensor | None,
     ) -> None:
         config = self.model.config
@@ -287,10 +344,11 @@ class Sampler:
             raise InputError(
                 f"{len(condition)} images are more than this sampler's batch of {self.batch_size}"
             )
-        if uniforms.shape != plan.orders.shape:
+        expected = (len(plan), plan.orders.shape[1] + num_again)
+        if uniforms.shape != expected:
             raise InputError(
-                f"uniforms must be of shape {list(plan.orders.shape)}, one for each token to "
-                f"decode, got {list(uniforms.shape)}"
+                f"uniforms must be of shape {list(expected)}, one for each token to "
+                f"decode{' and to decode again' if num_again else ''}, got {list(uniforms.shape)}"
             )
         # What is in device memory is not looked at: that would wait for the device.
         if condition.device.type == "cpu":
@@ -310,6 +368,40 @@ class Sampler:
                 raise InputError(
                     f"known codes must be from 0 to {config.vocab_size - 1}, got {low} to {high}"
                 )
+
+
+def least_certain(inputs: DecodeInputs, tokens: Tensor, log_probs: Tensor) -> DecodeInputs:
+    """What decoding the least certain codes again needs. It is all made on the device.
+
+    Args:
+        inputs: of decoding them first.
+        tokens: (B, M) what that gave, by place in generation order.
+        log_probs: (B, M) with what probability each was drawn; of equal ones the earlier count as
+            the less certain, and NaN as certain.
+
+    Returns:
+        Inputs whose orders are the R least certain positions, in generation order; all others are
+        known, and what was known before comes first among them.
+    """
+    num_decoded, num_again = inputs.orders.shape[1], sum(inputs.refine_sizes)
+    ranked = log_probs.sort(dim=1, stable=True).indices  # (B, M)
+    again = ranked[:, :num_again].sort(dim=1).values  # (B, R)
+    kept = ranked[:, num_again:].sort(dim=1).values  # (B, M - R)
+    known = torch.cat([inputs.known, inputs.orders.gather(1, kept)], dim=1)  # (B, N - R)
+    last = slice(num_decoded - num_again, num_decoded)
+    return dataclasses.replace(
+        inputs,
+        orders=inputs.orders.gather(1, again),
+        uniforms=inputs.uniforms[:, num_decoded:],
+        scales=inputs.scales[last],
+        temperatures=None if inputs.temperatures is None else inputs.temperatures[last],
+        known=known,
+        codes=inputs.codes.scatter(1, inputs.orders, tokens),
+        group_sizes=inputs.refine_sizes,
+        guided=inputs.refine_guided,
+        refine_sizes=(),
+        refine_guided=(),
+    )
 
 
 def _to_device(tensor: Tensor, device: torch.device) -> Tensor:

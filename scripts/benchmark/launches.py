@@ -26,8 +26,11 @@ from lpd.models.lpd import LPD, LPDConfig
 from lpd.orders.group_sizes import GroupSizes
 from lpd.sampling.backends import TABLE
 from lpd.sampling.config import SamplingConfig
+from lpd.sampling.refinement import refine_sizes
 from lpd.sampling.sampler import DecodeInputs, Sampler
 
+SAMPLING = SamplingConfig()
+"""Draws from all tokens, at temperature 1."""
 ATTENTION = "scaled_dot_product_attention"
 
 _MADE_OF_OTHERS = "CompositeImplicitAutograd"
@@ -233,6 +236,7 @@ def fake_decoding(
     dtype: torch.dtype,
     backend: str = "eager",
     device: str = "cuda",
+    sampling: SamplingConfig = SAMPLING,
 ) -> Iterator[Callable[[], Tensor]]:
     """All passes on fake tensors, as a function to count.
 
@@ -244,6 +248,8 @@ def fake_decoding(
         dtype: of linear layers, resident in it, and of the cache.
         backend: how blocks are run; one that neither compiles nor packs.
         device: what the fake tensors are said to be on; it need not be there.
+        sampling: how tokens are drawn; its guidance does not matter. What is decoded again is
+            guided where all passes are.
     """
     with torch.device("meta"):
         model = LPD(config).eval().requires_grad_(False)
@@ -270,15 +276,20 @@ def fake_decoding(
         way = TABLE[backend]
         sampler = Sampler(model, batch_size, model.stack(dtype, way.stack), way.choose)
         num_positions, num_decoded = config.num_positions, sum(group_sizes)
+        sizes = refine_sizes(sampling, group_sizes)
+        has_temperatures = sampling.temperatures(num_positions) is not None
         inputs = DecodeInputs(
             condition=integers(batch_size),
             orders=integers(batch_size, num_decoded),
-            uniforms=empty(batch_size, num_decoded),
+            uniforms=empty(batch_size, num_decoded + sum(sizes)),
             scales=empty(num_decoded),
+            temperatures=empty(num_decoded) if has_temperatures else None,
             known=integers(batch_size, num_positions - num_decoded),
             codes=integers(batch_size, num_positions),
             group_sizes=group_sizes,
             guided=guided,
-            config=SamplingConfig(),
+            config=sampling,
+            refine_sizes=sizes,
+            refine_guided=(all(guided),) * len(sizes),
         )
         yield lambda: sampler.decode(inputs).codes

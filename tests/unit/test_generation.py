@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import dataclasses
 import itertools
 import threading
 import warnings
@@ -99,6 +100,36 @@ def test_previews_grow_into_the_image(tiny_model: LPD, tokenizer: VQTokenizer) -
         assert torch.equal(each.codes[each.known], final[each.known])
         assert not each.codes[~each.known].any()
     assert not torch.is_inference_mode_enabled()
+
+
+def test_previews_go_on_while_codes_are_decoded_again(
+    tiny_model: LPD, tokenizer: VQTokenizer
+) -> None:
+    generator = ImageGenerator(tiny_model, tokenizer)
+    plan = make_plan(OrderConfig(), (4, 4), (2, 5, 9), 0, np.arange(2))
+    how = {"seed": 0, "image_indices": np.arange(2)}
+    plain = SamplingConfig(cfg=2.0)
+    refined = dataclasses.replace(plain, refine=0.4, refine_steps=2)  # 6 of 16
+    first = generator.generate([0, 1], plan, **how, sampling=plain)
+    final = generator.generate([0, 1], plan, **how, sampling=refined)
+    assert not torch.equal(first.codes, final.codes)
+    assert first.log_probs is final.log_probs is None
+    previews: list[Preview] = []
+    watched = generator.run(
+        generator.prepare([0, 1], plan, **how, sampling=refined),
+        lambda _number, known: previews.append(known),
+    )
+    assert torch.equal(watched.codes, final.codes)
+    assert [each.known.sum(1).tolist() for each in previews] == [
+        [2, 2], [7, 7], [16, 16], [11, 11], [16, 16],
+    ]  # fmt: skip
+    for number, each in enumerate(previews):
+        expected = first if number < 3 else final
+        assert torch.equal(each.codes[each.known], expected.codes[each.known])
+        assert not each.codes[~each.known].any()
+    kept = previews[3].known
+    changed = (first.codes != final.codes) & kept
+    assert changed.sum(1).tolist() <= [1, 1]  # the one code that the first pass has decoded again
 
 
 def test_bf16_keeps_the_weights_in_bfloat16(tiny_model: LPD, tokenizer: VQTokenizer) -> None:

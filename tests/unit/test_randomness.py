@@ -50,6 +50,14 @@ def test_token_uniforms_do_not_depend_on_the_batch() -> None:
         np.testing.assert_array_equal(row, token_uniforms(3, np.array([image]), 16)[0])
 
 
+@pytest.mark.parametrize(("count", "more"), [(16, 20), (5, 8), (7, 256)])
+def test_more_token_uniforms_are_the_same_ones_and_others(count: int, more: int) -> None:
+    fewer, all_of_them = (token_uniforms(3, np.arange(4), each) for each in (count, more))
+    np.testing.assert_array_equal(all_of_them[:, :count], fewer)
+    # Of 1024 numbers, two in 2**24 may be equal.
+    assert len(np.unique(all_of_them)) > all_of_them.size - 3
+
+
 def test_token_uniforms_are_uniform() -> None:
     uniforms = np.sort(token_uniforms(0, np.arange(200), 64).ravel())
     assert uniforms[0] >= 0

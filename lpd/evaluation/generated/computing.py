@@ -57,6 +57,7 @@ def compute_result(
     times = [chunk.times for chunk in chunks]
     return SettingResult(
         **setting.values,
+        total_passes=setting.total_passes,
         num_images=len(samples),
         metrics=metrics.compute_metrics(samples, reference),
         seconds_per_image=seconds_per_image(chunks),

@@ -68,17 +68,14 @@ class PublishedRow:
     @property
     def setting(self) -> dict[str, Any]:
         """What an evaluation of it is told apart by, by the names of a result."""
+        sampling = SamplingConfig(cfg=self.cfg, cfg_schedule="linear")
         return {
             "order": LOCALITY_NAME,
             "generation_steps": self.generation_steps,
             "group_size_schedule": "cosine",
             "proximity_threshold": LocalityConfig.proximity_threshold,
             "repulsion_threshold": self.repulsion_threshold,
-            "cfg": self.cfg,
-            "cfg_schedule": "linear",
-            "temperature": SamplingConfig.temperature,
-            "top_k": SamplingConfig.top_k,
-            "top_p": SamplingConfig.top_p,
+            **{name: value for name, value in sampling.settings.items() if value is not None},
         }
 
 

@@ -15,8 +15,10 @@ from lpd.evaluation.measures import tables
 from lpd.evaluation.measures.metrics import Number, all_numbers
 from lpd.evaluation.measures.records import RESULTS_NAME
 from lpd.files import read_json, write_csv, write_json
+from lpd.options import YOUNGER
 from lpd.orders.registry import LOCALITY_NAME, find_order
-from lpd.weights import YOUNGER, config_from_dict
+from lpd.sampling.config import YOUNGER_OPTIONS, SamplingConfig
+from lpd.weights import config_from_dict
 
 METRICS_NAME = "metrics.json"
 TABLE_NAME = "results.csv"
@@ -42,11 +44,21 @@ _VARIED_COLUMNS = (
     Number(key="repulsion_threshold", heading="repulsion", format="{:g}"),
     Number(key="cfg", heading="cfg", format="{:g}"),
     Number(key="cfg_schedule", heading="schedule", format="{}"),
+    Number(key="cfg_power", heading="power", format="{:g}"),
+    Number(key="cfg_start", heading="cfg from", format="{:g}"),
+    Number(key="cfg_end", heading="cfg to", format="{:g}"),
     Number(key="temperature", heading="temperature", format="{:g}"),
+    Number(key="temperature_schedule", heading="temperatures", format="{}"),
+    Number(key="temperature_end", heading="at the end", format="{:g}"),
+    Number(key="entropy_theta", heading="theta", format="{:g}"),
     Number(key="top_k", heading="top-k", format="{}"),
     Number(key="top_p", heading="top-p", format="{:g}"),
+    Number(key="refine", heading="refine", format="{:g}"),
+    Number(key="refine_steps", heading="again in", format="{}"),
     Number(key="seed", heading="seed", format="{}"),
 )
+# Printed where it is not the number of passes in which a plan is decoded.
+_TOTAL_PASSES = Number(key="total_passes", heading="passes in all", format="{}")
 _NUM_IMAGES = Number(key="num_images", heading="images", format="{}")
 _SPEED_COLUMNS = (
     Number(key="seconds_per_image", heading="s/image", format="{:.5f}"),
@@ -77,12 +89,30 @@ class SettingResult:
     """Scale of classifier-free guidance."""
     cfg_schedule: str | None = _younger()
     """None without guidance."""
+    cfg_power: float | None = _younger()
+    """Of the guidance schedule power_cosine; None for others."""
+    cfg_start: float | None = _younger()
+    """Share of the tokens from which on there is guidance; None without."""
+    cfg_end: float | None = _younger()
+    """Share of the tokens from which on there is none any more; None without."""
     temperature: float | None = _younger()
     """Softmax temperature."""
+    temperature_schedule: str | None = _younger()
+    """How it goes over the tokens."""
+    temperature_end: float | None = _younger()
+    """Of the temperature schedule linear; None for others."""
+    entropy_theta: float | None = _younger()
+    """Of the temperature schedule entropy; None for others."""
     top_k: int | None = _younger()
     """0 for all tokens."""
     top_p: float | None = _younger()
     """1 for all tokens."""
+    refine: float | None = _younger()
+    """Share of the codes that were decoded again; 0 for none."""
+    refine_steps: int | None = _younger()
+    """In how many passes; None where none were."""
+    total_passes: int | None = _younger()
+    """Passes of an image: ``generation_steps`` and ``refine_steps``."""
     seed: int | None = _younger()
     """Of the images."""
     num_images: int
@@ -146,16 +176,16 @@ class SettingResult:
         if self.seed is not None:
             return self
         order = find_order(self.order)
-        left_out = {"chunk_size", "group_sizes"}
+        left_out = {"chunk_size", "group_sizes", *YOUNGER_OPTIONS}
         if order.has_own_passes or base["group_sizes"] is not None:
             left_out.add("group_size_schedule")
         if order.name != LOCALITY_NAME:
             left_out |= {"proximity_threshold", "repulsion_threshold"}
         if base["cfg"] == 1:
             left_out.add("cfg_schedule")
-        return dataclasses.replace(
-            self, **{name: base[name] for name in BASE_NAMES if name not in left_out}
-        )
+        known = {name: base[name] for name in BASE_NAMES if name not in left_out}
+        then = _younger_options(base["cfg"], self.generation_steps)
+        return dataclasses.replace(self, **known, **then)
 
     def with_speed(self, speed: Speed, device: str) -> "SettingResult":
         """The same numbers and those of a speed measurement."""
@@ -198,7 +228,16 @@ class SettingResult:
         known = {number.key: values.get(number.key) for number in all_numbers()}
         others = {key: value for key, value in values.items() if key not in own}
         rest = {key: value for key, value in values.items() if key in own}
+        if rest.get("seed") is not None:  # it says how its images were drawn
+            rest = {**_younger_options(rest.get("cfg"), rest.get("generation_steps")), **rest}
         return config_from_dict(cls, {**rest, "metrics": {**known, **others}}, source)
+
+
+def _younger_options(cfg: Any, generation_steps: Any) -> dict[str, Any]:
+    """What a record tells of the options of sampling that it may be too old to know."""
+    told = SamplingConfig(cfg=1 if cfg in (None, 1) else 2).settings  # 2 as any guidance
+    options = {name: told[name] for name in YOUNGER_OPTIONS}
+    return {**options, "total_passes": generation_steps}
 
 
 def write_result(folder: Path, result: SettingResult) -> None:
@@ -283,7 +322,8 @@ def _setting_names() -> list[str]:
 
 
 def _setting_columns() -> list[str]:
-    return ["order", "generation_steps", "group_sizes", *_setting_names(), "num_images"]
+    first = ("order", "generation_steps", "group_sizes")
+    return [*first, *_setting_names(), "total_passes", "num_images"]
 
 
 def _numbers() -> list[Number]:
@@ -303,6 +343,7 @@ def summarize(results: Sequence[SettingResult]) -> list[dict[str, Any]]:
     for group in groups.values():
         row: dict[str, Any] = group[0].setting
         del row["seed"]
+        row["total_passes"] = group[0].total_passes
         row |= {"num_images": group[0].num_images, "seeds": len(group)}
         for number in _numbers():
             values = [each.flat().get(number.key) for each in group]
@@ -328,6 +369,8 @@ def table(results: Sequence[SettingResult]) -> str:
         for column in _VARIED_COLUMNS
         if len({row.get(column.key) for row in rows if row.get(column.key) is not None}) > 1
     ]
+    if any(row.get("total_passes") not in (None, row["generation_steps"]) for row in rows):
+        varied.append(_TOTAL_PASSES)
     seeds = [Number(key="seeds", heading="seeds", format="{}")] if several else []
     columns = (*_FIRST_COLUMNS, *varied, *seeds, _NUM_IMAGES, *_numbers())
     return tables.table(rows, columns)

@@ -18,8 +18,9 @@ from lpd.orders.registry import find_order
 from lpd.orders.request import PlanSource, SweepOptions
 from lpd.provenance import digest
 from lpd.randomness import check_seed
-from lpd.sampling.config import SamplingConfig, SamplingSweep
+from lpd.sampling.config import YOUNGER_OPTIONS, SamplingConfig, SamplingSweep
 from lpd.sampling.execution import ExecutionOptions
+from lpd.sampling.refinement import default_refine_steps, refine_sizes
 
 _MOST_IMAGES = 10_000_000
 
@@ -119,18 +120,40 @@ class Setting:
     @property
     def values(self) -> dict[str, Any]:
         """What tells this setting from the others of a sweep, by name; None for what does not
-        matter to it."""
+        matter to it. Of passes that decode again there are as many as there are."""
         return {
             **self.source.values,
-            **dataclasses.asdict(self.sampling),
-            "cfg_schedule": None if self.sampling.cfg == 1 else self.sampling.cfg_schedule,
+            **self.sampling.settings,
+            "refine_steps": self._refine_steps or None,
             "seed": self.seed,
         }
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The values that its images depend on, without options that are younger than an image may
+        be and have their defaults, or no effect."""
+        return {
+            name: value
+            for name, value in self.values.items()
+            if not (name in YOUNGER_OPTIONS and value in (None, YOUNGER_OPTIONS[name]))
+        }
+
+    @property
+    def total_passes(self) -> int:
+        """Passes of an image: those of its plan, and those that decode codes again."""
+        return len(self.source.group_sizes) + self._refine_steps
+
+    @property
+    def _refine_steps(self) -> int:
+        return len(refine_sizes(self.sampling, self.source.group_sizes))
 
     def name(self, base: Mapping[str, Any]) -> str:
         """Its folder's name: order and number of passes, and whatever is not as in the folder's
         base, see :func:`base_of`."""
         values = self.values
+        usual = default_refine_steps(self.sampling.refine, self.source.group_sizes)
+        if values["refine_steps"] == (base["refine_steps"] or usual):
+            values["refine_steps"] = None
         parts = [values["order"], str(values["generation_steps"])]
         if not find_order(values["order"]).has_own_passes:
             sizes = GroupSizeOptions(

@@ -205,7 +205,7 @@ class _Evaluation:
             for name, value in self._origin.plain().items()
             if name not in left_out and value is not None
         }
-        return digest({**shared, **self.settings[name].values})
+        return digest({**shared, **self.settings[name].identity})
 
     def load_reference(self, source: ReferenceSource | None) -> Reference:
         """Compute the reference, where a setting still needs it."""

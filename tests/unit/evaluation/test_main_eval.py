@@ -300,6 +300,9 @@ print(json.dumps([json.loads(outputs[0]), outputs[1], outputs[2:], heavy]))
         "backend": "auto", "cuda_graphs": True,
         "save_images": False, "chunk_size": 1000, "keep_features": False,
         "pixel_rounding": "float32", "throughput_bsz": None, "published_row": None,
+        "cfg_power": [3.0], "cfg_start": [0.0], "cfg_end": [1.0],
+        "temperature_schedule": ["constant"], "temperature_end": [1.2], "entropy_theta": [1.0],
+        "refine": [0.0], "refine_steps": [0],
     }  # fmt: skip
     assert options == given | others
     for name in options:

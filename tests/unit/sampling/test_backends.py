@@ -4,6 +4,7 @@ import dataclasses
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from lpd.models.lpd import LPD, LPDConfig
 from lpd.models.stack import DecodeStack
 from lpd.orders.registry import OrderConfig, make_plan
 from lpd.randomness import token_uniforms
-from lpd.sampling import backends
+from lpd.sampling import backends, kernels
 from lpd.sampling.backends import (
     TABLE,
     CompiledStack,
@@ -24,9 +25,11 @@ from lpd.sampling.backends import (
     PackedStack,
     can_pack,
     choose_backend,
+    fused_choose,
 )
 from lpd.sampling.config import SamplingConfig
 from lpd.sampling.execution import AUTO, BACKENDS, ExecutionOptions
+from lpd.sampling.logits import choose
 from lpd.sampling.sampler import Sampler
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from scripts.benchmark.launches import ATTENTION, count_operators, fake_decoding
@@ -261,3 +264,36 @@ def test_a_generator_says_which_backend_it_uses(tiny_model: LPD, tokenizer_folde
     tokenizer = VQTokenizer.from_pretrained(tokenizer_folder, torch.device("cpu"))
     assert ImageGenerator(tiny_model, tokenizer).backend == "eager"
     assert ImageGenerator(tiny_model, tokenizer, backend="compiled").backend == "compiled"
+
+
+@pytest.mark.parametrize(
+    ("options", "by_kernel"),
+    [
+        ({"temperature": 0.7}, True),
+        ({"temperature_schedule": "linear", "temperature_end": 1.0}, True),  # from 1 to 1
+        ({"temperature_schedule": "linear"}, False),
+        ({"temperature_schedule": "entropy"}, False),
+        ({"top_k": 3}, False),
+    ],
+    ids=str,
+)
+def test_the_draws_kernel_has_one_temperature(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], by_kernel: bool
+) -> None:
+    """Others are drawn by the readable function, whatever they ask for."""
+    drawn = []
+
+    def kernel(*arguments: Any) -> torch.Tensor:
+        drawn.append(arguments)
+        return kernels.guided_draw_twin(*arguments)
+
+    monkeypatch.setattr(kernels, "guided_draw", kernel)
+    config = SamplingConfig(**options)
+    temperatures = config.temperatures(7)
+    given = None if temperatures is None else torch.from_numpy(temperatures)
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(4, 7, 30, generator=generator)
+    uniforms = torch.rand(4, 7, generator=generator)
+    tokens = fused_choose(logits, None, uniforms, config, given)
+    assert torch.equal(tokens, choose(logits, None, uniforms, config, given))
+    assert bool(drawn) == by_kernel

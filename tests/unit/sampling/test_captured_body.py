@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from lpd.models.lpd import PRESETS, LPDConfig
 from lpd.orders.group_sizes import GroupSizes, make_group_sizes
+from lpd.sampling.config import SamplingConfig
 from scripts.benchmark.launches import count_operators, decoding_launches, fake_decoding
 
 PASSES: GroupSizes = (1, 2, 5, 8)
@@ -109,6 +110,61 @@ class Told(TorchDispatchMode):
                 line.append(repr(each))
         self.lines.append("; ".join(line))
         return result
+
+
+@pytest.mark.parametrize("backend", ["eager", "fused"])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingConfig(temperature_schedule="linear"),
+        SamplingConfig(temperature_schedule="entropy"),
+        SamplingConfig(refine=0.4, refine_steps=2),
+        SamplingConfig(temperature_schedule="linear", refine=0.4),
+    ],
+    ids=str,
+)
+def test_the_body_with_options_tells_the_device_the_same_every_time(
+    tiny_config: LPDConfig, backend: str, sampling: SamplingConfig
+) -> None:
+    with fake_decoding(
+        tiny_config,
+        (1, 5, 7),
+        batch_size=2,
+        guided=(True, True, True),
+        dtype=BF16,
+        backend=backend,
+        sampling=sampling,
+    ) as run:
+        runs = []
+        for _ in range(2):
+            run()
+            with Told() as told:
+                run()
+            runs.append(told.lines)
+    assert runs[0] == runs[1]
+    assert len(runs[0]) > 50
+
+
+@pytest.mark.parametrize(
+    ("sampling", "expected"),
+    [
+        (SamplingConfig(temperature=0.7), 1),  # the division, as ever
+        (SamplingConfig(temperature_schedule="linear"), 1),
+        # Softmax, entropy of each, their sum; reciprocal, theta, power, temperature, bound.
+        (SamplingConfig(temperature_schedule="entropy"), 9),
+    ],
+    ids=str,
+)
+def test_launches_of_a_temperature(
+    tiny_config: LPDConfig, sampling: SamplingConfig, expected: int
+) -> None:
+    def count(how: SamplingConfig) -> int:
+        with fake_decoding(
+            tiny_config, PASSES, batch_size=2, guided=(True,) * 4, dtype=FLOAT32, sampling=how
+        ) as run:
+            return count_operators(run).total()
+
+    assert count(sampling) - count(SamplingConfig()) == expected * len(PASSES)
 
 
 @pytest.mark.parametrize("backend", ["eager", "fused"])

@@ -180,6 +180,12 @@ def test_nothing_of_them_is_captured_otherwise(
         SamplingConfig(cfg=3.0, top_k=5),
         SamplingConfig(top_p=0.8),
         SamplingConfig(top_k=1),
+        SamplingConfig(cfg=3.0, cfg_schedule="power_cosine", cfg_start=0.5),
+        SamplingConfig(temperature_schedule="linear", temperature_end=2.0),
+        SamplingConfig(cfg=2.0, temperature_schedule="entropy"),
+        SamplingConfig(refine=0.4),
+        SamplingConfig(cfg=2.0, temperature_schedule="linear", refine=0.6, refine_steps=3),
+        SamplingConfig(cfg=3.0, cfg_end=0.5, refine=0.25, top_p=0.9),
     ],
     ids=str,
 )
@@ -258,6 +264,25 @@ def test_another_scale_needs_no_other_graph(
     assert recorder.recorded == 2
 
 
+def test_another_ramp_needs_no_other_graph_and_another_way_does(
+    tiny_model: LPD, tokenizer: VQTokenizer, eager: ImageGenerator
+) -> None:
+    recorder = TapeRecorder()
+    captured = recording_generator(tiny_model, tokenizer, recorder)
+    for options, recorded in [
+        ({"temperature_schedule": "linear", "temperature_end": 0.5}, 1),
+        ({"temperature_schedule": "linear", "temperature_end": 2.0}, 1),
+        ({"temperature_schedule": "linear", "temperature": 0.3, "cfg": 1.0}, 1),
+        ({"temperature_schedule": "entropy"}, 2),
+        ({"temperature_schedule": "entropy", "entropy_theta": 3.0}, 3),
+        ({"refine": 0.4}, 4),
+        ({"refine": 0.5}, 5),
+        ({}, 6),
+    ]:
+        check_same(eager, captured, batch(0, 2, sampling=SamplingConfig(**options)))
+        assert recorder.recorded == recorded
+
+
 def test_batches_share_the_graphs_of_rounded_sizes(
     tiny_model: LPD, tokenizer: VQTokenizer, eager: ImageGenerator
 ) -> None:
@@ -289,7 +314,8 @@ def test_the_least_recently_used_graph_goes_first(tiny_model: LPD, tokenizer: VQ
 
 def test_every_tensor_of_the_inputs_is_a_buffer() -> None:
     """One that is forgotten would keep the values it had while recording."""
-    tensors = [each.name for each in dataclasses.fields(DecodeInputs) if each.type is torch.Tensor]
+    kinds = (torch.Tensor, torch.Tensor | None)
+    tensors = [each.name for each in dataclasses.fields(DecodeInputs) if each.type in kinds]
     assert sorted(tensors) == sorted((*graphs._PER_IMAGE, *graphs._SHARED))
 
 

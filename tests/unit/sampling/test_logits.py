@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from lpd.sampling.config import SamplingConfig
-from lpd.sampling.guidance import SCHEDULES, GuidanceSchedule, guidance_scales
+from lpd.sampling.guidance import guidance_scales
 from lpd.sampling.logits import draw, guide, keep_top_k, keep_top_p
+from lpd.sampling.schedules import SCHEDULES, Schedule
 
 ROOT = Path(__file__).parents[3]
 LOGITS = st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=12).map(torch.tensor)
@@ -34,27 +35,30 @@ def test_guidance_scales() -> None:
 
 
 def test_a_guidance_schedule_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    toy = GuidanceSchedule(summary="it falls", scales=lambda cfg, j, num_positions: cfg - j)
-    monkeypatch.setitem(SCHEDULES, "falling", toy)
+    toy = Schedule(summary="it falls", values=lambda cfg, j, num_positions: cfg - j)
+    monkeypatch.setitem(SCHEDULES["cfg"], "falling", toy)
     config = SamplingConfig(cfg=3.0, cfg_schedule="falling")
     assert guidance_scales(config.cfg, config.cfg_schedule, 3).tolist() == [3.0, 2.0, 1.0]
-    with pytest.raises(ValueError, match="choose from linear, constant, falling"):
+    with pytest.raises(ValueError, match="choose from linear, constant, power_cosine, falling"):
         SamplingConfig(cfg_schedule="rising")
 
 
-def test_help_names_a_guidance_schedule() -> None:
+def test_help_names_a_schedule() -> None:
     # Help texts are made when a program imports its options.
     program = (
         "import runpy, sys\n"
-        "from lpd.sampling.guidance import SCHEDULES, GuidanceSchedule\n"
-        "SCHEDULES['falling'] = GuidanceSchedule(summary='it falls', scales=None)\n"
+        "from lpd.sampling.schedules import SCHEDULES, Schedule\n"
+        "SCHEDULES['cfg']['falling'] = Schedule(summary='it falls', values=None)\n"
+        "SCHEDULES['temperature']['frosty'] = Schedule(summary='it is cold', values=None)\n"
         "sys.argv = ['main_eval.py', '--help']\n"
         "runpy.run_path('main_eval.py', run_name='__main__')\n"
     )
     told = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    assert "falling: it falls" in " ".join(told.stdout.replace("│", " ").split())
+    words = " ".join(told.stdout.replace("│", " ").split())
+    assert "falling: it falls" in words
+    assert "frosty: it is cold" in words
 
 
 @given(logits=LOGITS, top_k=st.integers(1, 12))

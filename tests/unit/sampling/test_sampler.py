@@ -1,5 +1,7 @@
 """The decoding loop."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -17,8 +19,8 @@ from lpd.orders.plan import DecodePlan
 from lpd.orders.registry import OrderConfig, make_plan
 from lpd.randomness import token_uniforms
 from lpd.sampling.config import SamplingConfig
-from lpd.sampling.guidance import SCHEDULES, GuidanceSchedule, guidance_scales
 from lpd.sampling.logits import draw, guide, keep_top_k, keep_top_p
+from lpd.sampling.refinement import refine_sizes
 from lpd.sampling.sampler import Sampler
 
 SIZES = (1, 2, 5, 8)
@@ -45,7 +47,10 @@ def slow_twin(
     """Decoding without a cache: a full forward per pass, of which one group's logits are used."""
     orders = torch.from_numpy(plan.orders)
     attend = dense_attention(Visibility.of_group_sizes(plan.group_sizes, torch.device("cpu")))
-    scales = torch.from_numpy(guidance_scales(c.cfg, c.cfg_schedule, 16))
+    scales = torch.from_numpy(c.guidance_scales(16))
+    temperatures = c.temperatures(16)
+    if temperatures is None:
+        temperatures = np.full(16, c.temperature)
     codes = torch.zeros_like(orders)
     start = 0
     for size in plan.group_sizes:
@@ -53,7 +58,12 @@ def slow_twin(
         cond = model(codes, labels, orders, attend)[:, places]
         uncond = model(codes, model.conditioning.null(labels), orders, attend)[:, places]
         logits = guide(torch.cat([cond, uncond]), scales[places])
-        logits = keep_top_p(keep_top_k(logits / c.temperature, c.top_k), c.top_p)
+        heat = torch.from_numpy(temperatures[places]).float()[:, None]  # (g, 1)
+        if c.temperature_schedule == "entropy":
+            p = logits.softmax(dim=-1)
+            entropy = -(p * logits.log_softmax(dim=-1)).sum(dim=-1, keepdim=True)  # (B, g, 1)
+            heat = (heat * 0.8 ** (c.entropy_theta / entropy)).clamp(min=1e-3)
+        logits = keep_top_p(keep_top_k(logits / heat, c.top_k), c.top_p)
         codes.scatter_(1, orders[:, places], draw(logits, uniforms[:, places]))
         start += size
     return codes
@@ -68,6 +78,11 @@ def slow_twin(
         SamplingConfig(cfg=3.0, top_k=4),
         SamplingConfig(cfg=1.5, top_p=0.8),
         SamplingConfig(top_k=1),
+        SamplingConfig(cfg=4.0, cfg_schedule="power_cosine", cfg_power=1.5),
+        SamplingConfig(cfg=4.0, cfg_start=0.5, cfg_end=0.75),
+        SamplingConfig(temperature=0.5, temperature_schedule="linear", temperature_end=2.0),
+        SamplingConfig(cfg=2.0, temperature_schedule="linear", top_k=5, top_p=0.9),
+        SamplingConfig(cfg=2.0, temperature_schedule="entropy", entropy_theta=4.0),
     ],
     ids=str,
 )
@@ -87,20 +102,12 @@ def test_decoding_agrees_with_decoding_without_a_cache(
         (2, 7, [(2, 1), (2, 2), (2, 2), (1, 1)]),  # the third pass begins at place 3
         (0, 1, [(2, 2), (1, 1), (1, 1), (1, 1)]),
         (8, 16, [(2, 1), (2, 1), (2, 1), (2, 2)]),
-        (0, 0, [(1, 1), (1, 1), (1, 1), (1, 1)]),
+        (14, 15, [(2, 1), (2, 1), (2, 1), (2, 2)]),
     ],
 )
 def test_the_null_half_runs_only_where_it_counts(
-    tiny_model: LPD,
-    monkeypatch: pytest.MonkeyPatch,
-    first: int,
-    last: int,
-    halves: list[tuple[int, int]],
+    tiny_model: LPD, first: int, last: int, halves: list[tuple[int, int]]
 ) -> None:
-    interval = GuidanceSchedule(
-        summary="", scales=lambda cfg, j, _: np.where((j >= first) & (j < last), cfg, 1)
-    )
-    monkeypatch.setitem(SCHEDULES, "interval", interval)
     ran, asked = [], []
 
     class Counting(DecodeStack):
@@ -113,7 +120,9 @@ def test_the_null_half_runs_only_where_it_counts(
             return super().logits(x)
 
     arguments = inputs(np.arange(3))
-    config = SamplingConfig(cfg=4.0, cfg_schedule="interval")
+    config = SamplingConfig(
+        cfg=4.0, cfg_schedule="constant", cfg_start=first / 16, cfg_end=last / 16
+    )
     codes = Sampler(tiny_model, 3, tiny_model.stack(kind=Counting))(*arguments, config)
     assert list(zip(ran, asked, strict=True)) == halves
     assert torch.equal(codes, slow_twin(tiny_model, *arguments, config))
@@ -208,23 +217,38 @@ class NoHost(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("num_known", [0, 3])
-def test_passes_touch_no_host_memory(tiny_config: LPDConfig, num_known: int) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.7},
+        {"temperature_schedule": "linear"},
+        {"temperature_schedule": "entropy"},
+        {"temperature_schedule": "linear", "refine": 0.4, "refine_steps": 2},
+    ],
+    ids=str,
+)
+def test_passes_touch_no_host_memory(
+    tiny_config: LPDConfig, num_known: int, options: dict[str, Any]
+) -> None:
     with torch.device("meta"):
         model = LPD(tiny_config).eval()
     known = np.arange(16) < num_known
     sizes = (1, 5, 10 - num_known)
     plan = make_plan(OrderConfig(), (4, 4), sizes, 0, np.arange(2), known)
     sampler = Sampler(model, 2)
+    config = SamplingConfig(cfg=2.0, top_k=4, top_p=0.9, **options)
+    again = refine_sizes(config, sizes)
+    assert len(again) == config.refine_steps
     uploaded = sampler.upload(
         torch.tensor([0, 1]),
         plan,
-        torch.zeros(2, 16 - num_known),
-        SamplingConfig(cfg=2.0, top_k=4, top_p=0.9, temperature=0.7),
+        torch.zeros(2, 16 - num_known + sum(again)),
+        config,
         torch.zeros(2, 16, dtype=torch.int64),
     )
     with NoHost():
         shapes = [each.tokens.shape for each in sampler.passes(uploaded)]
-    assert shapes == [(2, size) for size in sizes]
+    assert shapes == [(2, size) for size in (*sizes, *again)]
 
 
 def test_passes_one_by_one_are_the_call(tiny_model: LPD) -> None:
@@ -279,6 +303,22 @@ def test_bad_requests(tiny_model: LPD) -> None:
         {"cfg": -1.0},
         {"cfg": float("nan")},
         {"cfg_schedule": "cosine"},
+        {"cfg_power": 0.0},
+        {"cfg_power": float("inf")},
+        {"cfg_start": -0.1},
+        {"cfg_start": 1.0},
+        {"cfg_end": 0.0},
+        {"cfg_end": 1.5},
+        {"cfg_end": float("nan")},
+        {"temperature_schedule": "falling"},
+        {"temperature_end": 0.0},
+        {"entropy_theta": 0.0},
+        {"entropy_theta": float("nan")},
+        {"refine": -0.1},
+        {"refine": 1.0},
+        {"refine": float("nan")},
+        {"refine_steps": -1},
+        {"refine_steps": 10**9},
         {"temperature": 0.0},
         {"top_k": -1},
         {"top_p": 0.0},

@@ -1,10 +1,12 @@
 """Whole evaluations: numbers, resume, and what is refused before any work."""
 
 import copy
+import csv
 import dataclasses
 import gc
 import hashlib
 import json
+import re
 import shutil
 
 import numpy as np
@@ -27,12 +29,14 @@ from lpd.evaluation.measures.metrics import (
     precision_recall,
 )
 from lpd.evaluation.measures.statistics import gaussian_statistics
+from lpd.files import read_json, write_json
 from lpd.generation import ImageGenerator
 from lpd.options import flatten
 from lpd.orders.files import save_orders
 from lpd.orders.group_sizes import make_group_sizes
 from lpd.orders.locality import LocalityConfig
 from lpd.orders.registry import OrderConfig, make_plan
+from lpd.sampling.config import YOUNGER_OPTIONS
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
 from lpd.weights import save_pretrained
 
@@ -448,6 +452,57 @@ class TestSweep:
         assert run_evaluation(again, World()) == [result]
         assert len(count_generated) == 24
 
+    def test_codes_decoded_again_are_counted_in_passes(self, make_config, count_generated, capsys):
+        config = make_config(**BASE, cfg=2.0, refine=(0.0, 0.4), refine_steps=(0, 3))
+        results = run_evaluation(config, World())
+        assert [
+            (each.refine, each.refine_steps, each.generation_steps, each.total_passes)
+            for each in results
+        ] == [(0.0, None, 4, 4), (0.4, 2, 4, 6), (0.4, 3, 4, 7)]
+        assert len({each.codes_sha256 for each in results}) == 3
+        assert len(count_generated) == 3 * 24
+        assert {path.name for path in config.output_dir.iterdir() if path.is_dir()} == {
+            "raster_4", "raster_4_refine_0.4", "raster_4_refine_0.4_refine_steps_3",
+        }  # fmt: skip
+        told = capsys.readouterr().out.splitlines()
+        (heading,) = (line for line in told if line.split()[:1] == ["order"])
+        assert re.split(r"\s{2,}", heading.strip())[:5] == [
+            "order", "passes", "refine", "again in", "passes in all",
+        ]  # fmt: skip
+        with (config.output_dir / "results.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        assert [(row["refine"], row["total_passes"]) for row in rows] == [
+            ("0.0", "4"), ("0.4", "6"), ("0.4", "7"),
+        ]  # fmt: skip
+        count_generated.clear()
+        # Said with its number of passes it is the same setting, and by itself the same images.
+        again = make_config(**BASE, cfg=2.0, refine=0.4, refine_steps=2)
+        assert run_evaluation(again, World()) == results
+        assert count_generated == []
+
+    def test_a_folder_of_before_there_were_options_goes_on(self, make_config, count_generated):
+        config = make_config(**BASE, cfg=2.0)
+        (result,) = run_evaluation(config, World())
+        record = config.output_dir / "settings.json"
+        write_json(
+            record,
+            {name: v for name, v in read_json(record).items() if name not in YOUNGER_OPTIONS},
+        )
+        numbers = config.output_dir / "raster_4" / "metrics.json"
+        younger = {*YOUNGER_OPTIONS, "total_passes"}
+        write_json(
+            numbers, {name: v for name, v in read_json(numbers).items() if name not in younger}
+        )
+        older = numbers.read_bytes()
+        count_generated.clear()
+        assert run_evaluation(config, World()) == [result]
+        assert count_generated == []
+        assert numbers.read_bytes() == older
+        grown = run_evaluation(make_config(**BASE, cfg=2.0, cfg_start=(0.0, 0.5)), World())
+        assert [each.cfg_start for each in grown] == [0.0, 0.5]
+        assert len(count_generated) == 24
+        assert (config.output_dir / "raster_4_cfg_start_0.5").is_dir()
+
     def test_features_are_dropped_and_come_back_where_they_are_needed(
         self, make_config, count_generated
     ):
@@ -602,6 +657,7 @@ class TestRefusedBeforeAnyWork:
             ({"group_size_schedule": "cubic"}, "unknown group-size schedule 'cubic'"),
             ({"feature_extractor": "nowhere"}, "unknown feature extractor 'nowhere'"),
             ({"cfg_schedule": "cubic"}, "unknown cfg_schedule 'cubic'"),
+            ({"refine": 0.1, "refine_steps": 3}, "refine_steps 3 are more passes than there are"),
             ({"num_images": 0}, "num_images must be at least 1"),
             ({"num_images": 1}, "at least 2 images"),
             ({"order": ()}, "order needs at least one value"),
