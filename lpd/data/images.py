@@ -158,7 +158,7 @@ def read_image(path: Path) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # else it is decoded
             with Image.open(path) as image:
-                return _to_rgb(image)
+                return to_rgb(image)
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
         raise InputError(f"cannot read the image {printable(path)}: {_reason(error)}") from error
 
@@ -172,7 +172,12 @@ def image_format(path: Path) -> str:
         return ""
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image as RGB of 8 bits, as :func:`read_image` gives it; transparency is dropped.
+
+    Raises:
+        InputError: its pixels are floats or integers whose range it does not say.
+    """
     # Pillow's own conversion clips what is wider than 8 bits, which makes nearly all of it white.
     is_16_bit = image.mode.startswith("I;16") or (
         image.mode == "I" and image.format in _FORMATS_OF_16_BITS
@@ -181,7 +186,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return Image.fromarray(_to_8_bits(image)).convert("RGB")
     if image.mode in {"I", "F"}:
         kind = "floats" if image.mode == "F" else "32-bit or signed integers"
-        raise ValueError(f"its pixels are {kind} of unknown range; save it with 8 or 16 bits")
+        raise InputError(f"its pixels are {kind} of unknown range; save it with 8 or 16 bits")
     return image.convert("RGB")
 
 

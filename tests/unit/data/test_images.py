@@ -184,7 +184,7 @@ def test_images_of_too_many_pixels_are_refused_before_they_are_decoded(
 
 
 @pytest.mark.parametrize("error", [MemoryError(), ValueError("no"), ZeroDivisionError("zero")])
-@pytest.mark.parametrize("step", ["center_crop", "image_to_pixels", "_to_rgb"])
+@pytest.mark.parametrize("step", ["center_crop", "image_to_pixels", "to_rgb"])
 def test_any_error_about_one_image_is_that_image_s(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, error: Exception
 ) -> None:

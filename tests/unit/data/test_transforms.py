@@ -1,3 +1,4 @@
+from fractions import Fraction
 from unittest import mock
 
 import numpy as np
@@ -7,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lpd.data.transforms import center_crop, image_to_pixels, normalize_
+from lpd.data.transforms import center_crop, image_to_pixels, normalize_, touched_by_crop
 
 
 def crop_of_adm(image: Image.Image, size: int) -> Image.Image:
@@ -127,3 +128,85 @@ def test_pixels_map_to_minus_one_and_one() -> None:
     torch.testing.assert_close(
         normalize_(image_to_pixels(image).float())[2], torch.tensor([[-1.0, -0.6, 1.0]])
     )
+
+
+def touched_pixel_by_pixel(marked: np.ndarray, size: int) -> np.ndarray:
+    """Whether a pixel of the crop shares area with a marked pixel, in exact numbers: the sizes of
+    the image on its way are followed as ADM's crop goes."""
+    height, width = marked.shape
+    scaled = [width, height]
+    while min(scaled) >= 2 * size:
+        scaled = [length // 2 for length in scaled]
+    scale = size / min(scaled)
+    scaled = [round(length * scale) for length in scaled]
+    left, top = ((length - size) // 2 for length in scaled)
+    touched = np.zeros((size, size), dtype=bool)
+    for y, x in np.argwhere(marked):
+        for j in range(size):
+            for i in range(size):
+                touched[j, i] |= all(
+                    at * Fraction(to, length) < place + 1
+                    and place < (at + 1) * Fraction(to, length)
+                    for at, to, length, place in (
+                        (int(x), scaled[0], width, left + i),
+                        (int(y), scaled[1], height, top + j),
+                    )
+                )
+    return touched
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_a_mark_touches_what_it_shares_area_with(data: st.DataObject) -> None:
+    width, height = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
+    size = data.draw(st.integers(1, 9))
+    marked = np.zeros((height, width), dtype=bool)
+    for _ in range(data.draw(st.integers(1, 3))):
+        marked[data.draw(st.integers(0, height - 1)), data.draw(st.integers(0, width - 1))] = True
+    np.testing.assert_array_equal(
+        touched_by_crop(marked, size), touched_pixel_by_pixel(marked, size)
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size"), [(300, 200, 32), (31, 47, 64), (64, 64, 64), (1201, 333, 50)]
+)
+def test_what_a_mark_does_not_touch_shows_nothing_of_it(width: int, height: int, size: int) -> None:
+    """By the pixels themselves: marks are painted white, and the crop looked at."""
+    marked = np.zeros((height, width), dtype=bool)
+    marked[height // 3 : height // 2, width // 2 : width // 2 + height // 5] = True
+    shown = np.asarray(center_crop(Image.fromarray(marked.astype(np.uint8) * 255), size))
+    touched = touched_by_crop(marked, size)
+    assert touched[shown > 160].all()
+    far = np.stack([touched[max(0, j - 3) : j + 4].any(axis=0) for j in range(size)])
+    far = ~np.stack([far[:, max(0, i - 3) : i + 4].any(axis=1) for i in range(size)], axis=1)
+    assert far.any()
+    assert not shown[far].any()
+
+
+def test_marks_at_the_far_ends_of_a_long_image_touch_nothing() -> None:
+    marked = np.zeros((4, 4001), dtype=bool)
+    marked[:, [0, -1]] = True
+    assert not touched_by_crop(marked, 4).any()
+    marked[2, 2000] = True
+    assert touched_by_crop(marked, 4).sum() == 1
+
+
+@pytest.mark.parametrize("target", [(12, 4), (4, 12), (8, 8)])
+@pytest.mark.parametrize("shape", [(40, 40), (90, 31), (7, 5), (5, 64)])
+def test_a_rectangle_is_cut_from_what_just_covers_it(
+    shape: tuple[int, int], target: tuple[int, int]
+) -> None:
+    """A ramp along each axis: its middle stays in the middle, and its slope tells the scale."""
+    width, height = shape
+    scale = max(target[0] / width, target[1] / height)
+    for axis, length in enumerate(shape):
+        ramp = np.arange(length) * 255 / max(1, length - 1)
+        values = np.broadcast_to(ramp if axis == 0 else ramp[:, None], (height, width))
+        crop = np.asarray(center_crop(Image.fromarray(values.astype(np.float32)), target))
+        assert crop.shape == target[::-1]
+        along = crop.mean(axis=axis)
+        assert along.mean() == pytest.approx(127.5, abs=255 / (length * scale))
+        if target[axis] > 2:
+            slope = np.median(np.diff(along))
+            assert slope == pytest.approx(255 / ((length - 1) * scale), rel=0.25)
