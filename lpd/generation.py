@@ -8,6 +8,7 @@ B images of a batch, n images in all, N positions, K of them known beforehand.
 """
 
 import contextlib
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -29,10 +30,11 @@ from lpd.sampling.execution import AUTO
 from lpd.sampling.graphs import CudaRecorder, GraphRunner
 from lpd.sampling.precision import bf16_pays
 from lpd.sampling.refinement import refine_sizes
-from lpd.sampling.sampler import DecodedPass, DecodeInputs, Sampler
+from lpd.sampling.sampler import Decoded, DecodedPass, DecodeInputs, Sampler
 from lpd.tokenizer.vq_tokenizer import FLOAT32, PixelDecoder, VQTokenizer
 
 Item = TypeVar("Item")
+Prepared = TypeVar("Prepared")
 Labels = Sequence[Any] | npt.NDArray[np.integer]
 """What each image is to show, as the model's conditioning reads it: a class, None for no class."""
 
@@ -62,12 +64,14 @@ class Preview:
     """(B, N) int64, in raster order; 0 where nothing is known."""
     known: Tensor
     """(B, N) which codes are known."""
+    grid: tuple[int, int]
+    """Rows and columns of the N codes."""
 
     @classmethod
-    def before(cls, inputs: DecodeInputs) -> Self:
+    def before(cls, inputs: DecodeInputs, grid: tuple[int, int]) -> Self:
         """What is known before the first pass."""
         known = torch.zeros_like(inputs.codes, dtype=torch.bool)
-        return cls(codes=inputs.codes, known=known.scatter(1, inputs.known, True))
+        return cls(codes=inputs.codes, known=known.scatter(1, inputs.known, True), grid=grid)
 
     def after(self, decoded: DecodedPass) -> Self:
         """What is known after one pass more. What is decoded again is unknown from the first of the
@@ -76,7 +80,8 @@ class Preview:
         if decoded.forgotten is not None:
             codes = codes.scatter(1, decoded.forgotten, 0)
             known = known.scatter(1, decoded.forgotten, False)
-        return type(self)(
+        return dataclasses.replace(
+            self,
             codes=codes.scatter(1, decoded.positions, decoded.tokens),
             known=known.scatter(1, decoded.positions, True),
         )
@@ -208,8 +213,8 @@ class ImageGenerator:
         )
 
     def prepare_ahead(
-        self, prepare: Callable[[Item], DecodeInputs], items: Iterable[Item]
-    ) -> Generator[DecodeInputs, None, None]:
+        self, prepare: Callable[[Item], Prepared], items: Iterable[Item]
+    ) -> Generator[Prepared, None, None]:
         """``map(prepare, items)``, one ahead in a thread (:func:`lpd.ahead.one_ahead`).
 
         Args:
@@ -217,7 +222,7 @@ class ImageGenerator:
             items: what it is called with.
         """
 
-        def on_stream(job: tuple[Item, Any]) -> DecodeInputs:
+        def on_stream(job: tuple[Item, Any]) -> Prepared:
             item, stream = job
             # A thread begins on the default stream, and uploads must come before the caller's work.
             with contextlib.nullcontext() if stream is None else torch.cuda.stream(stream):
@@ -259,9 +264,7 @@ class ImageGenerator:
                 finite=finite,
                 log_probs=log_probs[0] if log_probs else None,
             )
-        decoded = self._sampler.decode(
-            inputs, on_pass=None if on_pass is None else _telling(inputs, on_pass)
-        )
+        decoded = self.complete(inputs, on_pass)
         return Generated(
             codes=decoded.codes,
             images=self.pixels(decoded.codes),
@@ -343,16 +346,38 @@ class ImageGenerator:
 
         return run()
 
-    def pixels(self, codes: Tensor) -> Tensor:
-        """(B, N) codes on the device to (B, 3, H, W) uint8."""
-        return self._to_pixels(codes, self.grid)
+    def complete(
+        self, inputs: DecodeInputs, on_pass: Callable[[int, Preview], None] | None = None
+    ) -> Decoded:
+        """All passes, and no pixels: for codes that are a part of a larger image. They are not
+        captured: a graph holds the tokenizer's decoder as well.
 
-    def decode(self, codes: npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
-        """Decode (n, N) codes, ``batch_size`` at a time, to (n, 3, H, W) pixels."""
+        Args: as :meth:`run`.
+        """
+        tell = None if on_pass is None else _telling(Preview.before(inputs, self.grid), on_pass)
+        return self._sampler.decode(inputs, on_pass=tell)
+
+    def pixels(self, codes: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
+        """(B, N) codes on the device to (B, 3, H, W) uint8; of another grid than the model's where
+        one is given."""
+        return self._to_pixels(codes, grid or self.grid)
+
+    def decode(
+        self, codes: npt.NDArray[np.integer], grid: tuple[int, int] | None = None
+    ) -> npt.NDArray[np.uint8]:
+        """Decode (n, N) codes to (n, 3, H, W) pixels, so many at a time that there are no more than
+        in ``batch_size`` images of the model's.
+
+        Args:
+            codes: in raster order.
+            grid: rows and columns of the N codes; None for the model's.
+        """
+        num_positions = self.model.config.num_positions
+        batch_size = max(1, self.batch_size * num_positions // codes.shape[1])
         images = []
-        for rows in slices(len(codes), self.batch_size):
+        for rows in slices(len(codes), batch_size):
             batch = torch.from_numpy(codes[rows].astype(np.int64)).to(self.device)  # (B, N)
-            images.append(self.pixels(batch).cpu().numpy())
+            images.append(self.pixels(batch, grid).cpu().numpy())
         return np.concatenate(images)  # (n, 3, H, W)
 
     def synchronize(self) -> None:
@@ -380,15 +405,16 @@ def _whole_generation(
 
 
 def _telling(
-    inputs: DecodeInputs, on_pass: Callable[[int, Preview], None]
+    known: Preview, on_pass: Callable[[int, Preview], None]
 ) -> Callable[[DecodedPass], None]:
     """What tells of each pass what is known after it."""
-    known, number = Preview.before(inputs), 0
+    number = 0
 
     def tell(decoded: DecodedPass) -> None:
         nonlocal known, number
         known, number = known.after(decoded), number + 1
-        on_pass(number, known)
+        with torch.inference_mode(False):  # what the caller does is the caller's
+            on_pass(number, known)
 
     return tell
 

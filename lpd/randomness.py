@@ -31,6 +31,8 @@ class Stream(enum.IntEnum):
     CODEBOOK = 8  # index: step. The vectors that new codes of a tokenizer in training start from.
     ORDER_KIND = 9  # index: step. The kind of order at each place of a training's global batch.
     TRAINING_ORDERS = 10  # no index. The seed of a training's orders, but for random ones.
+    KEPT = 11  # index: image. Which codes a variation of an image keeps.
+    WINDOW = 12  # index: window. The seed of all that a window of a canvas is drawn by.
 
 
 def generator(stream: Stream, seed: int, *index: int) -> np.random.Generator:

@@ -27,6 +27,7 @@ Work = Callable[[DecodeInputs], Outputs]
 
 _PER_IMAGE = ("condition", "orders", "uniforms", "known", "codes")
 _SHARED = ("scales", "temperatures")
+_MOST_MET = 64  # shapes that were met once and not recorded, of which no more is kept than a key
 _WARM_UP_RUNS = 2  # libraries choose kernels and allocate in the first; the second shows it is over
 
 
@@ -92,6 +93,10 @@ class GraphRunner:
     Batches are rounded up to a power of two, or to the largest batch: few shapes are recorded, and
     a run's last batch needs none of its own. An image does not depend on its batch, so the images
     beside those asked for change nothing.
+
+    Of shapes with known cells there is one for every number of them, and who edits with many masks
+    meets many: such a shape is recorded when it is met again, as recording takes longer than to run
+    it once, and would push out a graph that is in use.
     """
 
     def __init__(
@@ -110,6 +115,7 @@ class GraphRunner:
         self._capacity = capacity
         # None where there was no room for a graph.
         self._recorded: OrderedDict[Any, _Recorded | None] = OrderedDict()
+        self._met: OrderedDict[Any, None] = OrderedDict()
         self._gave_up = False
         self._told: set[type[RuntimeError]] = set()
         self.record_seconds = 0.0
@@ -125,13 +131,28 @@ class GraphRunner:
 
         The outputs are the caller's: no later call writes to them.
         """
-        recorded = self.ready(inputs)
+        recorded = self.ready(inputs) if self._pays(inputs) else None
         with torch.inference_mode():
             if recorded is None:
                 return self._work(inputs)
             _copy(inputs, recorded.buffers)
             recorded.replay()
             return tuple(each[: len(inputs)].clone() for each in recorded.outputs)
+
+    def _pays(self, inputs: DecodeInputs) -> bool:
+        """Whether a batch is run by a graph, and recorded where there is none."""
+        if not inputs.known.shape[1]:
+            return True
+        key = _key(inputs, self._rounded(len(inputs)))
+        if key in self._recorded:
+            return True
+        if key in self._met:
+            del self._met[key]  # where it is pushed out, it is to be met twice again
+            return True
+        self._met[key] = None
+        if len(self._met) > _MOST_MET:
+            self._met.popitem(last=False)
+        return False
 
     @torch.inference_mode()
     def ready(self, inputs: DecodeInputs) -> "_Recorded | None":

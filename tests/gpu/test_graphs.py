@@ -9,11 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from lpd.editing import Editor
 from lpd.generation import ImageGenerator
 from lpd.models.lpd import LPD
 from lpd.orders.registry import OrderConfig, make_plan
+from lpd.orders.request import OrderOptions
+from lpd.sampling.canvas import OutpaintOptions
 from lpd.sampling.config import SamplingConfig
+from lpd.sampling.editing import EditSettings
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 
 pytestmark = pytest.mark.gpu
@@ -94,6 +99,35 @@ def test_plans_alternate_and_known_cells_are_kept(tiny_model: LPD, tokenizer: VQ
         for sizes, num_known, count in [((1, 2, 5, 8), 0, 64), ((4, 12), 0, 7), ((3, 10), 3, 33)]:
             arguments = batch(seed, count, sizes, num_known=num_known)
             assert share_of_other_images(captured, eager, arguments) == 0
+
+
+def test_edits_are_the_eager_twin_s(tiny_model: LPD, tokenizer: VQTokenizer) -> None:
+    """Run eagerly, then recorded, then replayed; seen pass by pass; and over a larger canvas."""
+    eager, captured = (
+        Editor(generator(tiny_model, tokenizer, backend="eager", cuda_graphs=graphs))
+        for graphs in (False, True)
+    )
+    random = np.random.default_rng(0)
+    images = [
+        Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(5)
+    ]
+    labels = [0, 1, 2, None, 1]
+    how = EditSettings(decoding=OrderOptions(generation_steps=6), sampling=GUIDED)
+    for _ in range(3):
+        keep = random.permuted(np.tile(np.arange(16) < 7, (5, 1)), axis=1)
+        edits = [each.variations(images, labels, how, keep=keep) for each in (eager, captured)]
+        edits.append(captured.variations(images, labels, how, keep=keep, on_pass=lambda *_: None))
+        for each in edits[1:]:
+            np.testing.assert_array_equal(each.codes, edits[0].codes)
+            np.testing.assert_array_equal(each.known, keep)
+            np.testing.assert_array_equal(each.codes[keep], edits[0].codes[keep])
+    assert captured.generator.graphs is not None
+    assert captured.generator.graphs.num_recorded == 1
+    canvases = [
+        each.outpaint(images, labels, how, OutpaintOptions(left=12, bottom=4))
+        for each in (eager, captured)
+    ]
+    np.testing.assert_array_equal(canvases[0].codes, canvases[1].codes)
 
 
 # Rounding in another order moves a border between two tokens by some 1e-6 in float32, and by some

@@ -31,6 +31,8 @@ LAYERS = [
     ["lpd.pretrained"],
     ["lpd.sampling"],
     ["lpd.generation", "lpd.likelihood"],
+    ["lpd.filling"],
+    ["lpd.editing"],
     ["lpd.evaluation"],
     ["lpd.training", "lpd.pipeline"],
 ]

@@ -14,15 +14,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from lpd.editing import Editor
 from lpd.generation import ImageGenerator
 from lpd.models.lpd import LPD
 from lpd.orders.plan import DecodePlan
 from lpd.orders.registry import OrderConfig, make_plan
+from lpd.orders.request import OrderOptions
 from lpd.sampling import graphs
 from lpd.sampling.config import SamplingConfig
+from lpd.sampling.editing import EditSettings
 from lpd.sampling.graphs import GraphRunner, Outputs
 from lpd.sampling.sampler import DecodeInputs
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
@@ -226,7 +230,7 @@ def test_any_sequence_of_batches_gives_what_the_eager_twin_gives(
     eager = ImageGenerator(tiny_model, tokenizer, batch_size=6)
     captured = recording_generator(tiny_model, tokenizer, TapeRecorder(), capacity=2)
     for seed in range(data.draw(st.integers(1, 6))):
-        num_known = data.draw(st.sampled_from([0, 0, 3]))
+        num_known = data.draw(st.sampled_from([0, 3, 3]))
         sizes = data.draw(st.sampled_from([(1, 2, 5, 8 - num_known), (6, 10 - num_known)]))
         check_same(
             eager,
@@ -250,6 +254,61 @@ def test_two_plans_alternate_between_two_graphs(
         check_same(eager, captured, batch(seed, 2, (1, 2, 5, 8)))
         check_same(eager, captured, batch(seed, 2, (4, 4, 8)))
     assert (recorder.recorded, recorder.replayed) == (2, 6)
+
+
+def test_a_shape_with_known_cells_is_recorded_when_it_is_met_again(
+    tiny_model: LPD, tokenizer: VQTokenizer, eager: ImageGenerator
+) -> None:
+    """Masks of many sizes push no graph out that is in use."""
+    recorder = TapeRecorder()
+    captured = recording_generator(tiny_model, tokenizer, recorder, capacity=2)
+    check_same(eager, captured, batch(0, 2))
+    for num_known in range(1, 9):
+        check_same(eager, captured, batch(0, 2, (1, 15 - num_known), num_known=num_known))
+    check_same(eager, captured, batch(1, 2))
+    assert (recorder.recorded, recorder.replayed) == (1, 2)
+    for seed in range(2):
+        check_same(eager, captured, batch(seed, 2, (1, 10), num_known=5))
+        check_same(eager, captured, batch(seed, 2))
+    assert (recorder.recorded, recorder.replayed) == (2, 6)
+
+
+def test_of_shapes_met_once_a_bounded_number_is_kept(
+    captured: ImageGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graphs, "_MOST_MET", 2)
+    assert captured.graphs is not None
+    for num_known in (1, 2, 3, 1, 3):  # the first is forgotten by the time it comes again
+        captured.generate(**batch(0, 2, (1, 15 - num_known), num_known=num_known))
+    assert captured.graphs.num_recorded == 1
+    assert len(captured.graphs._met) <= 2
+
+
+def test_edits_by_graphs_are_the_eager_twins(
+    tiny_model: LPD, tokenizer: VQTokenizer, eager: ImageGenerator
+) -> None:
+    """Masks of many sizes come and come again; graphs are replayed, and there is a bound to them.
+    No mask is the last one's, so that what a graph froze would show."""
+    recorder = TapeRecorder()
+    captured = recording_generator(tiny_model, tokenizer, recorder, capacity=3)
+    random = np.random.default_rng(0)
+    images = [
+        Image.fromarray(random.integers(0, 256, (16, 16, 3), dtype=np.uint8)) for _ in range(4)
+    ]
+    how = EditSettings(decoding=OrderOptions(generation_steps=6), sampling=GUIDED)
+    for _ in range(3):
+        for num_kept in (2, 5, 9, 12, 15):
+            keep = random.permuted(np.tile(np.arange(16) < num_kept, (4, 1)), axis=1)
+            expected, actual = (
+                Editor(each).variations(images, [0, 1, 2, None], how, keep=keep)
+                for each in (eager, captured)
+            )
+            np.testing.assert_array_equal(actual.codes, expected.codes)
+            assert np.abs(actual.images.astype(int) - expected.images).max() <= 1
+            assert captured.graphs is not None
+            assert captured.graphs.num_recorded <= 3
+    # All are recorded in the second round, and the last three of them are still there in the third.
+    assert (recorder.recorded, recorder.replayed) == (5, 8)
 
 
 def test_another_scale_needs_no_other_graph(
