@@ -6,7 +6,8 @@ training: an order of what is left that starts from what is known, and fewer pas
 n images, N cells of which K are known and M = N - K are left.
 """
 
-import dataclasses
+import itertools
+import math
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -15,9 +16,9 @@ import numpy.typing as npt
 
 from lpd.errors import InputError
 from lpd.options import Flat
-from lpd.orders.group_sizes import CUMULATIVE_SHARES, GroupSizes, check_shape
+from lpd.orders.group_sizes import CUMULATIVE_SHARES, GroupSizes, check_shape, make_group_sizes
 from lpd.orders.plan import Grid
-from lpd.orders.registry import find_order
+from lpd.orders.registry import OrderConfig, find_order
 from lpd.orders.request import OrderOptions, PlanSource
 from lpd.randomness import Stream, check_seed, random_integers
 from lpd.sampling.config import SamplingConfig
@@ -98,6 +99,40 @@ def passes_left(
     return min(left, num_positions - num_known)
 
 
+def sizes_left(
+    num_passes: int, num_positions: int, num_known: int, schedule: str = "cosine"
+) -> GroupSizes:
+    """The group sizes of what is left: the whole image's schedule goes on from where what is known
+    has brought it, stretched over the passes.
+
+    A schedule of its own would begin with a single cell, which is for images of which nothing is
+    known: 36 cells in 2 passes were 1 and 35 then, and are 18 and 18.
+
+    Args:
+        num_passes: R, from 1 to M.
+        num_positions: N.
+        num_known: K < N.
+        schedule: how group sizes grow over the passes.
+
+    Returns:
+        R positive sizes that sum to M.
+    """
+    if not num_known:
+        return make_group_sizes(num_positions, num_passes, schedule)
+    share = CUMULATIVE_SHARES[schedule]
+    start, end = 0.0, 1.0  # where the share is known, found by halving
+    for _ in range(60):
+        middle = (start + end) / 2
+        start, end = (middle, end) if share(middle) < num_known / num_positions else (start, middle)
+    ends = [num_known]
+    for number in range(1, num_passes + 1):
+        ideal = num_positions * share(start + (1 - start) * number / num_passes)
+        # So many at most, that each pass that follows has a cell.
+        most = num_positions - (num_passes - number)
+        ends.append(min(max(math.floor(ideal + 0.5 + _SAME_SHARE), ends[-1] + 1), most))
+    return tuple(after - before for before, after in itertools.pairwise(ends))
+
+
 def edit_source(
     decoding: OrderOptions, editing: EditOptions, grid: Grid, known: npt.NDArray[np.bool_]
 ) -> PlanSource:
@@ -120,21 +155,21 @@ def edit_source(
                 f"the passes are told by {giver}: leave out edit_steps {editing.edit_steps}"
             )
         return decoding.source(grid, known=known)
-    num_left = int((~known).sum())
-    steps = editing.edit_steps
+    num_known = int(known.sum())
+    num_left = len(known) - num_known
+    steps, schedule = editing.edit_steps, decoding.sizes.group_size_schedule
     if steps is None:
-        steps = passes_left(
-            decoding.generation_steps,
-            len(known),
-            len(known) - num_left,
-            decoding.sizes.group_size_schedule,
-        )
+        steps = passes_left(decoding.generation_steps, len(known), num_known, schedule)
     elif steps > num_left:
         raise InputError(
             f"edit_steps {steps} are more than the {num_left} cells that are to be generated: "
             f"choose from 1 to {num_left}"
         )
-    return dataclasses.replace(decoding, generation_steps=steps).source(grid, known=known)
+    return PlanSource(
+        order=OrderConfig(kind=decoding.order, locality=decoding.locality),
+        grid=grid,
+        group_sizes=sizes_left(steps, len(known), num_known, schedule),
+    )
 
 
 def sources_of(

@@ -18,7 +18,7 @@ from lpd.editing import Edited, Editor
 from lpd.errors import InputError
 from lpd.generation import ImageGenerator, Preview
 from lpd.models.lpd import LPD
-from lpd.orders.group_sizes import GroupSizes, make_group_sizes
+from lpd.orders.group_sizes import GroupSizes
 from lpd.orders.registry import OrderConfig, examples, make_plan
 from lpd.orders.request import OrderOptions
 from lpd.randomness import Stream, token_uniforms, torch_seed
@@ -80,10 +80,13 @@ class ByHand:
 
 
 def sizes_left(known: np.ndarray) -> GroupSizes:
-    """Group sizes by the formula."""
-    left = math.ceil(STEPS * (1 - 2 / math.pi * math.acos(1 - known.mean())) - 1e-9)
-    count = int((~known).sum())
-    return make_group_sizes(count, min(max(1, left), count))
+    """Group sizes by the formulas: the cosine's passes from where it is when so much is known."""
+    x = 2 / math.pi * math.acos(1 - known.mean())
+    count = min(max(1, math.ceil(STEPS * (1 - x) - 1e-9)), int((~known).sum()))
+    shares = 1 - np.cos(math.pi / 2 * (x + (1 - x) * np.arange(count + 1) / count))
+    ends = np.floor(16 * shares + 0.5 + 1e-9).astype(int)
+    assert (np.diff(ends) > 0).all()
+    return tuple(np.diff(ends).tolist())
 
 
 def masks_of(*cells: list[int]) -> list[np.ndarray]:

@@ -8,7 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpd.errors import InputError
-from lpd.orders.group_sizes import GroupSizeOptions, make_group_sizes
+from lpd.orders.covariances import exponential_covariance
+from lpd.orders.gaussian_loss import gaussian_loss
+from lpd.orders.group_sizes import CUMULATIVE_SHARES, GroupSizeOptions, make_group_sizes
+from lpd.orders.registry import OrderConfig, make_plan
 from lpd.orders.request import OrderOptions
 from lpd.sampling.editing import (
     EditOptions,
@@ -16,6 +19,7 @@ from lpd.sampling.editing import (
     edit_source,
     kept_at_random,
     passes_left,
+    sizes_left,
     sources_of,
 )
 
@@ -69,16 +73,70 @@ def test_passes_of_a_whole_image_must_fit_it() -> None:
             passes_left(wrong, 64, 32)
 
 
-def test_sizes_are_the_schedule_over_what_is_left() -> None:
+@pytest.mark.parametrize(
+    ("num_passes", "num_positions", "num_known", "sizes"),
+    [
+        (2, 256, 220, (18, 18)),
+        (6, 256, 156, (16, 16, 17, 17, 17, 17)),
+        (20, 256, 0, make_group_sizes(256, 20)),
+        (1, 16, 15, (1,)),
+        (4, 16, 12, (1, 1, 1, 1)),
+        (15, 16, 1, (1,) * 15),
+    ],
+)
+def test_sizes_by_hand(
+    num_passes: int, num_positions: int, num_known: int, sizes: tuple[int, ...]
+) -> None:
+    assert sizes_left(num_passes, num_positions, num_known) == sizes
+
+
+@given(data=st.data())
+def test_sizes_follow_the_schedule_from_what_is_known(data: st.DataObject) -> None:
+    num_positions = data.draw(st.integers(2, 300))
+    num_known = data.draw(st.integers(1, num_positions - 1))
+    num_passes = data.draw(st.integers(1, num_positions - num_known))
+    schedule = data.draw(st.sampled_from(list(CUMULATIVE_SHARES)))
+    sizes = sizes_left(num_passes, num_positions, num_known, schedule)
+    assert len(sizes) == num_passes
+    assert min(sizes) >= 1
+    assert sum(sizes) == num_positions - num_known
+    known = num_known / num_positions
+    begin = {
+        "cosine": 2 / math.pi * math.acos(1 - known),
+        "arccos": math.cos(math.pi / 2 * (1 - known)),
+        "linear": math.sqrt(known),
+        "uniform": known,
+    }[schedule]
+    share = CUMULATIVE_SHARES[schedule]
+    ideal = [num_positions * share(begin + (1 - begin) * k / num_passes) for k in range(num_passes)]
+    # Rounded, where every pass has room for a cell.
+    if min(np.diff([*ideal, num_positions])) > 1:
+        ends = num_known + np.cumsum([0, *sizes[:-1]])
+        assert np.abs(ends - ideal).max() <= 0.5 + 1e-6
+
+
+def test_they_lose_less_than_a_schedule_that_begins_anew() -> None:
+    """In closed form, on a field whose neighbours are alike: a hole in an image."""
+    hole = np.ones((8, 8), dtype=bool)
+    hole[2:6, 1:6] = False
+    known, covariance = hole.flatten(), exponential_covariance((8, 8), 2.0)
+    losses = [
+        gaussian_loss(make_plan(OrderConfig(), (8, 8), sizes, 0, np.arange(16), known), covariance)
+        for sizes in (sizes_left(3, 64, 44), make_group_sizes(20, 3))
+    ]
+    assert losses[0].sum(axis=1).mean() < 0.75 * losses[1].sum(axis=1).mean()
+
+
+def test_an_edit_s_sizes_are_those_of_what_is_left() -> None:
     decoding = OrderOptions(generation_steps=16)
     source = edit_source(decoding, EditOptions(), (8, 8), known_first(24))
-    assert source.group_sizes == make_group_sizes(40, passes_left(16, 64, 24))
+    assert source.group_sizes == sizes_left(passes_left(16, 64, 24), 64, 24)
     source = edit_source(decoding, EditOptions(edit_steps=5), (8, 8), known_first(24))
-    assert source.group_sizes == make_group_sizes(40, 5)
+    assert source.group_sizes == sizes_left(5, 64, 24)
     sizes = GroupSizeOptions(group_size_schedule="uniform")
     uniform = OrderOptions(generation_steps=16, sizes=sizes)
     source = edit_source(uniform, EditOptions(), (8, 8), known_first(24))
-    assert source.group_sizes == make_group_sizes(40, 10, "uniform")
+    assert source.group_sizes == (4,) * 10
     given_sizes = OrderOptions(sizes=GroupSizeOptions(group_sizes="1 3 36"))
     source = edit_source(given_sizes, EditOptions(), (8, 8), known_first(24))
     assert source.group_sizes == (1, 3, 36)
