@@ -19,7 +19,7 @@ from lpd.files import read_json
 from lpd.likelihood import Estimate, PlanLoss
 from lpd.orders.registry import find_order, rank_of
 
-PASSES, GUIDANCE = "generation_steps", "cfg"
+PASSES, GUIDANCE = "total_passes", "cfg"
 LATENCY, SECONDS = "latency_seconds", "seconds_per_image"
 
 # Without these in common, the numbers of two folders do not compare.
@@ -27,6 +27,8 @@ _COMPARED_BY = ("feature_extractor", "classifier", "reference", "img_size")
 _MODEL = ("pretrained_ckpt", "vqgan_path")
 # What follows from what a line goes along, and so does not tell lines apart.
 _ALONG = {PASSES: (PASSES, "group_sizes"), GUIDANCE: (GUIDANCE,)}
+# What does not matter without guidance.
+_OF_GUIDANCE = ("cfg_schedule", "cfg_power", "cfg_start", "cfg_end")
 # What an order with passes of its own has otherwise than others, decoded in the same way.
 _OF_ORDERS = ("order", "group_size_schedule", "proximity_threshold", "repulsion_threshold")
 # What labels call values that tell lines apart.
@@ -45,8 +47,9 @@ class Point:
 
     values: Mapping[str, Any]
     """What tells it from the others, by name: all of
-    :attr:`lpd.evaluation.generated.report.SettingResult.setting` but the seed; ``num_images``; and
-    ``model``, the name of its folder where there are several models, else None."""
+    :attr:`lpd.evaluation.generated.report.SettingResult.setting` but the seed, with all passes in
+    the place of those of the plan and those that decode again; ``num_images``; and ``model``, the
+    name of its folder where there are several models, else None."""
     numbers: Mapping[str, Estimate]
     """Its numbers, by key, as far as they are known. The error is that of the mean over the seeds;
     infinite for one seed."""
@@ -83,7 +86,7 @@ def read_points(results: Sequence[Path], plan_losses: Path | None = None) -> lis
     places: dict[Any, Path] = {}
     for folder in results:
         for result in read_results(folder):
-            values = {**result.setting, "num_images": result.num_images, "model": models[folder]}
+            values = {**_setting(result), "num_images": result.num_images, "model": models[folder]}
             place = places.setdefault(tuple(values.values()), folder)
             if place != folder:
                 raise InputError(
@@ -107,6 +110,17 @@ def read_points(results: Sequence[Path], plan_losses: Path | None = None) -> lis
         _point(values, group, loss)
         for values, group, loss in zip(settings, groups.values(), losses, strict=True)
     ]
+
+
+def _setting(result: SettingResult) -> dict[str, Any]:
+    """A result's setting, of whose passes the total is told: group sizes tell the plan's."""
+    values: dict[str, Any] = {}
+    for name, value in result.setting.items():
+        if name == "generation_steps":
+            values[PASSES] = value + (result.refine_steps or 0)
+        elif name != "refine_steps":
+            values[name] = value
+    return values
 
 
 def _models(shared: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str | None]:
@@ -199,8 +213,8 @@ def lines_along(along: str, points: Iterable[Point], *, least: int = 2) -> list[
         unguided = [each for group in groups.values() for each in group if _is_unguided(each)]
         for group in groups.values():
             if not _is_unguided(group[0]):
-                rest = _rest(group[0], (*apart, "cfg_schedule"))
-                group += [e for e in unguided if _rest(e, (*apart, "cfg_schedule")) == rest]
+                rest = _rest(group[0], (*apart, *_OF_GUIDANCE))
+                group += [e for e in unguided if _rest(e, (*apart, *_OF_GUIDANCE)) == rest]
     kept = [group for group in groups.values() if len(group) >= least]
     if along == PASSES:
         beside = {_rest(group[0], (*apart, *_OF_ORDERS)) for group in kept}

@@ -22,7 +22,7 @@ from lpd.files import write_json
 from lpd.likelihood import Estimate, PlanLoss
 from scripts import plot_sweep
 from scripts.sweep_figures.drawing import against_cost, all_figures, along_guidance, along_passes
-from scripts.sweep_figures.points import lines_along, pareto_front, read_points
+from scripts.sweep_figures.points import PASSES, lines_along, pareto_front, read_points
 
 SHARED = {
     "pretrained_ckpt": "model", "vqgan_path": "tokenizer", "feature_extractor": {"name": "small"},
@@ -190,13 +190,26 @@ def test_without_guidance_there_is_one_point_for_all_schedules(tmp_path: Path) -
     assert along_guidance(read_points([write(tmp_path, [result(), result(steps=2)])])) is None
 
 
+def test_passes_that_decode_again_are_passes(tmp_path: Path) -> None:
+    results = [result(steps=steps, fid=steps) for steps in (2, 4)]
+    results += [
+        result(steps=steps, fid=steps / 2, refine=0.25, refine_steps=steps // 2, total_passes=total)
+        for steps, total in ((2, 3), (4, 6))
+    ]
+    drawn = curves(panel(along_passes(read_points([write(tmp_path, results)])), "FID"))
+    assert drawn == {
+        "locality-aware, refine 0": [(2, 2, 0), (4, 4, 0)],
+        "locality-aware, refine 0.25": [(3, 1, 0), (6, 2, 0)],
+    }
+
+
 def test_labels_tell_lines_apart_and_nothing_else(tmp_path: Path) -> None:
     several = [
         result(order, steps, repulsion_threshold=repulsion)
         for order, repulsion in (("lpd", 1.0), ("lpd", 2.0), ("random", None))
         for steps in (2, 4)
     ]
-    lines = lines_along("generation_steps", read_points([write(tmp_path, several)]))
+    lines = lines_along(PASSES, read_points([write(tmp_path, several)]))
     assert [line.label for line in lines] == [
         "random", "locality-aware, repulsion 1", "locality-aware, repulsion 2",
     ]  # fmt: skip
