@@ -30,6 +30,8 @@ CONFIGS = [
     GUIDED,
     SamplingConfig(cfg=3.0, top_k=5),
     SamplingConfig(cfg=2.0, top_p=0.8, temperature=0.7),
+    SamplingConfig(cfg=3.0, cfg_start=0.5, temperature_schedule="entropy"),
+    SamplingConfig(cfg=3.0, temperature_schedule="linear", refine=0.4),
 ]
 
 

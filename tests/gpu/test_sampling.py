@@ -17,6 +17,7 @@ from lpd.randomness import token_uniforms
 from lpd.sampling.config import SamplingConfig
 from lpd.sampling.guidance import guidance_scales
 from lpd.sampling.logits import draw, guide, keep_top_k, keep_top_p
+from lpd.sampling.refinement import refine_sizes
 from lpd.sampling.sampler import Sampler
 
 pytestmark = pytest.mark.gpu
@@ -137,11 +138,21 @@ def test_what_waits_for_the_device_is_noticed() -> None:
 
 @pytest.mark.parametrize("log_probs", [False, True], ids=["", "log_probs"])
 @pytest.mark.parametrize("bf16", [True, False], ids=["bf16", "float32"])
-@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@pytest.mark.parametrize(
+    "config",
+    [
+        *CONFIGS,
+        SamplingConfig(temperature_schedule="entropy"),
+        SamplingConfig(cfg=3.0, temperature_schedule="linear", refine=0.4, refine_steps=2),
+    ],
+    ids=str,
+)
 def test_the_decoding_loop_does_not_wait_for_the_device(
     gpu_model: LPD, config: SamplingConfig, bf16: bool, log_probs: bool
 ) -> None:
-    labels, plan, uniforms = inputs(8)
+    labels, plan, _ = inputs(8)
+    num_again = sum(refine_sizes(config, SIZES))
+    uniforms = torch.from_numpy(token_uniforms(0, np.arange(8), 16 + num_again))
     stack = gpu_model.stack(torch.bfloat16 if bf16 else None)
     sampler = Sampler(gpu_model, 8, stack, log_probs=log_probs)
     expected = sampler(labels, plan, uniforms, config)  # warm: libraries are set up
