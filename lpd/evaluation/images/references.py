@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from lpd.data.images import ImageIndex, LoadedImage, SquareImages, index_any_images
 from lpd.distributed import World
 from lpd.errors import InputError
+from lpd.evaluation.features.digests import array_digest
 from lpd.evaluation.features.extractors import FeatureExtractor
 from lpd.evaluation.images.parts import (
     DIGESTS,
@@ -40,7 +41,7 @@ class ReferenceSource:
     path: Path
     """The file or folder the user gave."""
     fingerprint: str
-    """Equal for equal references."""
+    """Equal for equal references; of a folder by :func:`list_digest`."""
     known: Reference
     """What a statistics file holds that the extractor gives too."""
     images: Dataset[LoadedImage] | None
@@ -55,7 +56,13 @@ def image_folder(path: Path) -> Path:
 
 
 def list_digest(index: ImageIndex) -> str:
-    """A SHA-256 of the names and sizes of images, in the order of the index."""
+    """A SHA-256 of the names and sizes of images, in the order of the index.
+
+    Contents are not hashed: every process asks at every start, and a million images are 100 GB.
+    Compressed files of other images have other sizes, but for chance. Images without compression,
+    written again under the same names, are not told apart by this; so whatever is computed of
+    images says by ``pixels``, a hash of all that was seen, what it was computed of.
+    """
     listing = hashlib.sha256()
     for file in index.files:
         size = (index.root / file).stat().st_size
@@ -127,7 +134,8 @@ def load_reference(
     origin = f"{source.fingerprint} by {extractor.fingerprint}"
 
     def keep(measured: MeasuredReference) -> None:
-        write_statistics(cache, measured.reference, origin=origin)
+        about = {"pixels": array_digest(measured.digests)}
+        write_statistics(cache, measured.reference, origin=origin, about=about)
 
     def cached() -> Reference | None:
         found = None

@@ -127,6 +127,24 @@ def test_fingerprints_tell_folders_apart(run_folder, tmp_path, extractor):
     assert other.num_images == 1
 
 
+def test_pixels_tell_apart_what_names_and_sizes_do_not(tmp_path, extractor):
+    folder = tmp_path / "images"
+    folder.mkdir()
+
+    def write(shade):
+        for number in range(3):
+            Image.new("RGB", (16, 16), (number, shade, 0)).save(folder / f"{number}.bmp")
+        return open_reference(folder, 16, extractor)
+
+    dark, light = write(10), write(20)
+    assert dark.fingerprint == light.fingerprint
+    seen = []
+    for name, shade in (("dark", 10), ("light", 20), ("again", 10)):
+        compute(write(shade), extractor, tmp_path / f"{name}.npz")
+        seen.append(read_statistics(tmp_path / f"{name}.npz").about["pixels"])
+    assert seen[0] == seen[2] != seen[1]
+
+
 def test_statistics_files_are_read_as_written(tmp_path, extractor):
     features = np.random.default_rng(0).normal(size=(50, extractor.num_features))
     statistics = gaussian_statistics(features)
