@@ -9,9 +9,9 @@ result.images[0].save("golden_retriever.png")
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -24,12 +24,11 @@ from lpd.errors import InputError
 from lpd.evaluation.generated.published import ROWS
 from lpd.generation import ImageGenerator, OnPass, Preview
 from lpd.models.lpd import LPD, preset_shape
-from lpd.options import Flat, from_flat, takes_options
+from lpd.options import from_flat, takes_options
 from lpd.orders.plan import DecodePlan
-from lpd.orders.request import OrderOptions
+from lpd.pipeline_options import PipelineOptions
 from lpd.pretrained import TOKENIZER_FOLDER, load_pretrained, load_tokenizer
 from lpd.progress import progress
-from lpd.sampling.config import SamplingConfig
 from lpd.sampling.execution import AUTO, ExecutionOptions
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.weights import save_pretrained
@@ -47,16 +46,6 @@ _DTYPES = {
 }
 _UNKNOWN_GREY = 128
 """What a cell of a preview is painted that is not known yet."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PipelineOptions:
-    """What a call of the pipeline takes beside labels and a seed, as the command line calls it."""
-
-    decoding: Annotated[OrderOptions, Flat] = field(default_factory=OrderOptions)
-    lpd_order_file: Path | str | None = None
-    """Pre-generated locality-aware orders (orders/run_lpd_order.py); made as needed otherwise."""
-    sampling: Annotated[SamplingConfig, Flat] = field(default_factory=SamplingConfig)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ LAYERS = [
     ["lpd.hub"],
     ["lpd.pretrained"],
     ["lpd.sampling"],
-    ["lpd.generation", "lpd.likelihood"],
+    ["lpd.generation", "lpd.likelihood", "lpd.pipeline_options"],
     ["lpd.filling"],
     ["lpd.editing"],
     ["lpd.evaluation"],
