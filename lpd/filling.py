@@ -137,7 +137,7 @@ class _Filling:
             for sizes, (_, rows) in jobs[-1].items():
                 again = refine_sizes(self._settings.sampling, sizes)
                 self._passes[rows] += len(sizes) + len(again)
-        alone = len(windows) == 1
+        alone = self._canvas.grid == self._generator.grid  # pixels come with the codes then
         images: Pixels | None = None
         for number, (cells, job) in enumerate(zip(windows, jobs, strict=True)):
             seed = self._settings.seed

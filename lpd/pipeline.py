@@ -7,9 +7,9 @@ result = pipe(["golden retriever", 207, "volcano"], **pipe.recommended(20))
 result.images[0].save("golden_retriever.png")
 """
 
+import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,16 +19,20 @@ import torch
 from PIL import Image
 
 from lpd.classes import ClassNames, Match, class_names_of
+from lpd.data.images import read_image
+from lpd.data.masks import Mask, read_mask
 from lpd.distributed import pick_device
+from lpd.editing import Edited, Editor
 from lpd.errors import InputError
 from lpd.evaluation.generated.published import ROWS
 from lpd.generation import ImageGenerator, OnPass, Preview
 from lpd.models.lpd import LPD, preset_shape
 from lpd.options import from_flat, takes_options
-from lpd.orders.plan import DecodePlan
-from lpd.pipeline_options import PipelineOptions
+from lpd.pipeline_options import OutpaintCall, PipelineOptions
+from lpd.pipeline_results import EditResult, PipelineResult, Step, check_finite, to_images
 from lpd.pretrained import TOKENIZER_FOLDER, load_pretrained, load_tokenizer
 from lpd.progress import progress
+from lpd.sampling.editing import EditSettings
 from lpd.sampling.execution import AUTO, ExecutionOptions
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.weights import save_pretrained
@@ -44,64 +48,12 @@ _DTYPES = {
     None: None,
     "auto": None,
 }
-_UNKNOWN_GREY = 128
-"""What a cell of a preview is painted that is not known yet."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PipelineResult:
-    """The n images of a call, and how they came about."""
-
-    images: list[Image.Image]
-    """n RGB images."""
-    codes: npt.NDArray[np.int64]
-    """(n, N) in raster order."""
-    labels: tuple[int | None, ...]
-    """The class of each image."""
-    plan: DecodePlan
-    """The n orders, and their group sizes."""
-    seconds: float
-    """Wall time of the call, from labels to images."""
-
-
-class Step:
-    """What is known of some of a call's images after a pass."""
-
-    def __init__(
-        self,
-        number: int,
-        num_passes: int,
-        indices: npt.NDArray[np.int64],
-        preview: Preview,
-        generator: ImageGenerator,
-    ) -> None:
-        """Args:
-        number: the pass, from 1.
-        num_passes: S.
-        indices: (B,) which of the call's images these are.
-        preview: what is known of them.
-        generator: what decodes codes.
-        """
-        self.number = number
-        self.num_passes = num_passes
-        self.indices = indices
-        self.codes: npt.NDArray[np.int64] = preview.codes.cpu().numpy()
-        """(B, N) int64, in raster order; 0 where nothing is known."""
-        self.known: npt.NDArray[np.bool_] = preview.known.cpu().numpy()
-        """(B, N) which codes are known."""
-        self._generator = generator
-
-    def images(self) -> list[Image.Image]:
-        """The tokenizer's images of the codes that are known; grey where none is."""
-        generator = self._generator
-        pixels = generator.decode(self.codes)  # (B, 3, H, W)
-        stride = generator.tokenizer.stride
-        known = self.known.reshape(-1, 1, *generator.grid).repeat(stride, 2).repeat(stride, 3)
-        return to_images(np.where(known, pixels, np.uint8(_UNKNOWN_GREY)))
-
 
 Callback = Callable[[Step], None]
 """Called after each pass of each batch."""
+_PICTURES = (Image.Image, str, Path)
+Picture = Image.Image | str | Path
+"""An image, or its file."""
 
 
 class LPDPipeline:
@@ -337,6 +289,7 @@ class LPDPipeline:
         images, codes = [], [np.empty((0, self.model.config.num_positions), dtype=np.int64)]
         with progress(total=len(wanted), unit="image", **self._progress) as bar:
             for batch in batches:
+                check_finite(batch.finite.cpu().numpy())
                 codes.append(batch.codes.cpu().numpy())
                 images += to_images(batch.images.cpu().numpy())
                 bar.update(len(batch.codes))
@@ -348,10 +301,163 @@ class LPDPipeline:
             seconds=time.perf_counter() - started,
         )
 
+    def encode(self, images: Picture | Sequence[Picture]) -> npt.NDArray[np.int64]:
+        """The codes of images, prepared as in training.
+
+        Args:
+            images: one or several, of any size.
+
+        Returns:
+            (n, N) in raster order.
+
+        Raises:
+            InputError: an image cannot be read.
+        """
+        editor = Editor(self.generator)
+        return editor.encode(editor.prepare(_read_all(images, read_image)))
+
+    @takes_options(EditSettings)
+    def inpaint(
+        self,
+        images: Picture | Sequence[Picture],
+        masks: Picture | Mask | Sequence[Picture | Mask],
+        labels: Label | Sequence[Label],
+        *,
+        keep_painted: bool = False,
+        num_images_per_label: int = 1,
+        callback: Callback | None = None,
+        **options: Any,
+    ) -> EditResult:
+        """Generate anew what a mask touches; with another class than the image's, swap the class.
+
+        The codes of all other cells are the image's own, exactly. Image i depends on its image,
+        mask and label, the options, the seed and i alone.
+
+        Args:
+            images: one for all labels, or one for each.
+            masks: likewise, of their images' sizes: white, or anything painted, is generated anew;
+                see :func:`lpd.data.masks.painted`.
+            labels: what is to be seen: a class or several, each by name or number.
+            keep_painted: the other way round: keep what is painted, generate the rest.
+            num_images_per_label: how many results of each, one after the other.
+            callback: as for generation.
+            options: those of :class:`lpd.sampling.editing.EditSettings`.
+
+        Raises:
+            InputError: an image, mask, label or setting is of no use; the message names it.
+            TypeError: there is no option of a name.
+        """
+        settings = from_flat(EditSettings, options)
+        edit = functools.partial(
+            Editor(self.generator).inpaint, settings=settings, keep_painted=keep_painted
+        )
+        given = (_read_all(images, read_image), _read_all(masks, read_mask))
+        return self._edit(edit, given, labels, num_images_per_label, callback)
+
+    @takes_options(EditSettings)
+    def variations(
+        self,
+        images: Picture | Sequence[Picture],
+        labels: Label | Sequence[Label],
+        *,
+        keep: float | npt.NDArray[np.bool_] = 0.5,
+        num_images_per_label: int = 1,
+        callback: Callback | None = None,
+        **options: Any,
+    ) -> EditResult:
+        """Keep some of an image's codes and generate the others anew.
+
+        Args:
+            images: as :meth:`inpaint`, like all that follows but ``keep``.
+            labels: what is to be seen.
+            keep: the share of the codes that is kept, chosen at random by seed and image; or which
+                cells, (rows, columns) or (N,) booleans.
+            num_images_per_label: how many results of each.
+            callback: as for generation.
+            options: those of :class:`lpd.sampling.editing.EditSettings`.
+
+        Raises:
+            InputError: as :meth:`inpaint`.
+            TypeError: there is no option of a name.
+        """
+        settings = from_flat(EditSettings, options)
+        edit = functools.partial(Editor(self.generator).variations, settings=settings, keep=keep)
+        given = (_read_all(images, read_image),)
+        return self._edit(edit, given, labels, num_images_per_label, callback)
+
+    @takes_options(OutpaintCall)
+    def outpaint(
+        self,
+        images: Picture | Sequence[Picture],
+        labels: Label | Sequence[Label],
+        *,
+        num_images_per_label: int = 1,
+        callback: Callback | None = None,
+        **options: Any,
+    ) -> EditResult:
+        """Continue an image beyond its sides.
+
+        Args:
+            images: as :meth:`inpaint`, like all that follows but the options.
+            labels: what is to be seen.
+            num_images_per_label: how many results of each.
+            callback: as for generation.
+            options: those of :class:`lpd.sampling.canvas.OutpaintOptions`, which say how far, and
+                of :class:`lpd.sampling.editing.EditSettings`.
+
+        Raises:
+            InputError: as :meth:`inpaint`.
+            TypeError: there is no option of a name.
+        """
+        chosen = from_flat(OutpaintCall, options)
+        edit = functools.partial(
+            Editor(self.generator).outpaint, settings=chosen.settings, options=chosen.canvas
+        )
+        given = (_read_all(images, read_image),)
+        return self._edit(edit, given, labels, num_images_per_label, callback)
+
+    def _edit(
+        self,
+        edit: Callable[..., Edited],
+        given: tuple[list[Any], ...],
+        labels: Label | Sequence[Label],
+        num_images_per_label: int,
+        callback: Callback | None,
+    ) -> EditResult:
+        """Edit images, each as many times as is asked for.
+
+        Args:
+            edit: takes lists such as ``given``, each of one entry for every result, then their
+                labels.
+            given: images, and masks where there are any: one for all, or one for each label.
+            labels: as they were given.
+            num_images_per_label: how many results of each.
+            callback: as for generation.
+        """
+        started = time.perf_counter()
+        each = (*given, self._labels(labels, 1))
+        counts = [len(entries) for entries in each]
+        if set(counts) - {1, max(counts)}:
+            raise InputError(
+                "images, masks and labels must be as many as each other, or one for all; got "
+                f"{', '.join(map(str, counts))}"
+            )
+        check_count(num_images_per_label)
+        rows = [row for row in range(max(counts)) for _ in range(num_images_per_label)]
+        *lists, wanted = ([entries[row % len(entries)] for row in rows] for entries in each)
+        edited = edit(*lists, wanted, on_pass=self._on_pass(callback))
+        check_finite(edited.finite)
+        return EditResult(
+            images=to_images(edited.images),
+            sources=to_images(edited.sources),
+            labels=tuple(wanted),
+            edited=edited,
+            seconds=time.perf_counter() - started,
+        )
+
     def _labels(self, labels: Label | Sequence[Label], count: int) -> list[int | None]:
         """Every image's class."""
-        if type(count) is not int or count < 1:
-            raise InputError(f"num_images_per_label must be at least 1, got {count!r}")
+        check_count(count)
         if labels is None or isinstance(labels, str) or not isinstance(labels, Iterable):
             labels = [labels]
         each = self.classes.labels(labels)
@@ -369,6 +475,16 @@ class LPDPipeline:
         return tell
 
 
-def to_images(pixels: npt.NDArray[np.uint8]) -> list[Image.Image]:
-    """(n, 3, H, W) pixels as n images."""
-    return [Image.fromarray(each) for each in pixels.transpose(0, 2, 3, 1)]
+def check_count(num_images_per_label: Any) -> None:
+    """Raise InputError unless it is a number of images."""
+    if type(num_images_per_label) is not int or num_images_per_label < 1:
+        raise InputError(f"num_images_per_label must be at least 1, got {num_images_per_label!r}")
+
+
+def _read_all(given: Any, read: Callable[[Path], Any]) -> list[Any]:
+    """Images or masks, of which each may be its file, and which may be one alone."""
+    alone = given.ndim <= 2 if isinstance(given, np.ndarray) else isinstance(given, _PICTURES)
+    return [
+        read(Path(each)) if isinstance(each, str | Path) else each
+        for each in ([given] if alone else given)
+    ]

@@ -7,7 +7,9 @@ from typing import Annotated
 
 from lpd.options import Flat
 from lpd.orders.request import OrderOptions
+from lpd.sampling.canvas import OutpaintOptions
 from lpd.sampling.config import SamplingConfig
+from lpd.sampling.editing import EditSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,3 +20,11 @@ class PipelineOptions:
     lpd_order_file: Path | str | None = None
     """Pre-generated locality-aware orders (orders/run_lpd_order.py); made as needed otherwise."""
     sampling: Annotated[SamplingConfig, Flat] = field(default_factory=SamplingConfig)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutpaintCall:
+    """What a call that continues images takes beside images and labels."""
+
+    canvas: Annotated[OutpaintOptions, Flat] = field(default_factory=OutpaintOptions)
+    settings: Annotated[EditSettings, Flat] = field(default_factory=EditSettings)

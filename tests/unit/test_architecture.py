@@ -34,6 +34,7 @@ LAYERS = [
     ["lpd.filling"],
     ["lpd.editing"],
     ["lpd.evaluation"],
+    ["lpd.pipeline_results"],
     ["lpd.training", "lpd.pipeline"],
 ]
 # The same inside a package whose files stand in packages of their own.

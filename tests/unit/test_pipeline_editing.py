@@ -1,0 +1,125 @@
+"""The pipeline's edits are the editor's, of whatever images and labels are given."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lpd.editing import Edited, Editor
+from lpd.errors import InputError
+from lpd.models.lpd import LPD
+from lpd.options import defaults, from_flat
+from lpd.orders.request import OrderOptions
+from lpd.pipeline import LPDPipeline
+from lpd.pipeline_results import EditResult, Step
+from lpd.sampling.canvas import OutpaintOptions
+from lpd.sampling.config import SamplingConfig
+from lpd.sampling.editing import EditOptions, EditSettings
+from lpd.weights import save_pretrained
+
+HOW: dict[str, Any] = {"generation_steps": 5, "cfg": 2.0, "seed": 3}
+SETTINGS = from_flat(EditSettings, HOW)
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(256, size=(20, 16, 3), dtype="u1"))
+
+
+IMAGES = [picture(seed) for seed in range(3)]
+MASK = np.zeros((20, 16), dtype=np.bool_)
+MASK[5:12, 3:9] = True
+
+
+@pytest.fixture(scope="module")
+def pipeline(
+    tiny_model: LPD, tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> LPDPipeline:
+    folder = tmp_path_factory.mktemp("model")
+    save_pretrained(folder, tiny_model, tiny_model.config)
+    return LPDPipeline.from_pretrained(folder, tokenizer_folder, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def editor(pipeline: LPDPipeline) -> Editor:
+    return Editor(pipeline.generator)
+
+
+def check_same(result: EditResult, expected: Edited) -> None:
+    np.testing.assert_array_equal(result.codes, expected.codes)
+    np.testing.assert_array_equal(result.known, expected.known)
+    np.testing.assert_array_equal(result.pass_of_cell, expected.pass_of_cell)
+    assert result.grid == expected.grid
+    for found, pixels in ((result.images, expected.images), (result.sources, expected.sources)):
+        np.testing.assert_array_equal([np.asarray(each) for each in found],
+                                      pixels.transpose(0, 2, 3, 1))  # fmt: skip
+
+
+def test_one_for_all_or_one_for_each(pipeline: LPDPipeline, editor: Editor, tmp_path: Path) -> None:
+    masks = [MASK, ~MASK, np.roll(MASK, 4, 0)]
+    result = pipeline.inpaint(IMAGES, masks, [2, None, 0], **HOW)
+    check_same(result, editor.inpaint(IMAGES, masks, [2, None, 0], SETTINGS))
+    assert result.labels == (2, None, 0)
+    result = pipeline.inpaint(IMAGES[0], MASK, [2, 0], num_images_per_label=2, **HOW)
+    expected = editor.inpaint([IMAGES[0]] * 4, [MASK] * 4, [2, 2, 0, 0], SETTINGS)
+    check_same(result, expected)
+    files = [tmp_path / "image.png", tmp_path / "mask.png"]
+    IMAGES[0].save(files[0])
+    Image.fromarray(MASK).save(files[1])
+    check_same(pipeline.inpaint(*files, ["2", 0], num_images_per_label=2, **HOW), expected)
+    result = pipeline.inpaint(IMAGES, np.stack(masks), 1, keep_painted=True, **HOW)
+    check_same(result, editor.inpaint(IMAGES, masks, [1] * 3, SETTINGS, keep_painted=True))
+
+
+def test_variations_and_canvases(pipeline: LPDPipeline, editor: Editor) -> None:
+    result = pipeline.variations(IMAGES[1], 1, keep=0.25, num_images_per_label=3, **HOW)
+    check_same(result, editor.variations([IMAGES[1]] * 3, [1] * 3, SETTINGS, keep=0.25))
+    assert (result.known.sum(axis=1) == 4).all()
+    cells = np.eye(4, dtype=np.bool_)
+    result = pipeline.variations(IMAGES, 1, keep=cells, **HOW)
+    check_same(result, editor.variations(IMAGES, [1] * 3, SETTINGS, keep=cells))
+    np.testing.assert_array_equal(result.codes[:, cells.flatten()],
+                                  pipeline.encode(IMAGES)[:, cells.flatten()])  # fmt: skip
+    steps: list[Step] = []
+    result = pipeline.outpaint(IMAGES[2], [0, 1], right=8, callback=steps.append, **HOW)
+    canvas = OutpaintOptions(right=8)
+    check_same(result, editor.outpaint([IMAGES[2]] * 2, [0, 1], SETTINGS, canvas))
+    assert result.images[0].size == (24, 16)
+    assert steps[-1].number == steps[-1].num_passes == len(steps)
+    shown = [image.tobytes() for image in steps[-1].images()]
+    assert shown == [image.tobytes() for image in result.images]
+    assert {image.size for step in steps for image in step.images()} == {(24, 16)}
+
+
+def test_options_are_those_of_generation_and_more() -> None:
+    expected = {**defaults(OrderOptions), **defaults(SamplingConfig), **defaults(EditOptions)}
+    for call, more in (
+        (LPDPipeline.inpaint, {}),
+        (LPDPipeline.outpaint, defaults(OutpaintOptions)),
+    ):
+        asked = inspect.signature(call).parameters
+        for name, value in {**expected, **more, "seed": 0}.items():
+            assert asked[name].default == value
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"masks": np.zeros((20, 16), bool)}, "mask 0: the mask is empty"),
+        ({"masks": np.ones((20, 16), bool)}, "mask 0: the mask touches all of the 16 cells"),
+        ({"masks": np.ones((16, 20), bool)}, "mask 0: .*20 x 16.*16 x 20"),
+        ({"masks": [MASK, MASK], "labels": [0, 1, 2]}, "as many as each other.*got 1, 2, 3"),
+        ({"labels": "3"}, "there is no class 3"),
+        ({"edit_steps": 99}, "edit_steps 99"),
+        ({"images": []}, "one for all; got 0, 1, 1"),
+        ({"images": "nowhere.png"}, "cannot read the image nowhere.png"),
+        ({"masks": "nowhere.png"}, "cannot read the mask nowhere.png"),
+        ({"num_images_per_label": 0}, "num_images_per_label must be at least 1, got 0"),
+    ],
+)
+def test_bad_requests(pipeline: LPDPipeline, changes: dict[str, Any], message: str) -> None:
+    arguments = {"images": IMAGES[0], "masks": MASK, "labels": 0, **HOW, **changes}
+    with pytest.raises(InputError, match=message):
+        pipeline.inpaint(**arguments)
