@@ -77,8 +77,8 @@ class DecodedPass:
     tokens: Tensor
     """(B, g) codes."""
     finite: Tensor | None
-    """(B,) whether all logits are finite, for the last pass, and for the last before codes are
-    decoded again."""
+    """(B,) whether the logits of all passes are finite, for the last pass, and for the last before
+    codes are decoded again."""
     log_probs: Tensor | None
     """(B, g) in nats, float32: of the distributions that the codes were drawn from, after guidance,
     temperature and filters; None where the sampler was not asked for them."""
@@ -94,10 +94,7 @@ class Decoded:
     codes: Tensor
     """(B, N) in raster order, int64."""
     finite: Tensor
-    """(B,) whether the last pass's logits are finite, and those of the last pass before codes were
-    decoded again. What breaks an earlier pass's tokens is in
-    the KV cache, and every later row sees it; what breaks its queries alone is seen by none, and to
-    look at every pass's logits would take three launches more in each."""
+    """(B,) whether the logits of all passes are finite."""
     log_probs: Tensor | None
     """(B, M) those of the passes, by place in generation order: of a code that was decoded again,
     that of the code that stayed, with all others known, at the place that it had at first."""
@@ -285,6 +282,7 @@ class Sampler:
             tokens = inputs.codes.gather(1, inputs.known)  # (B, K)
             context = model.token_context(tokens, inputs.known)[None]  # (1, B, K, D)
         start, end = 0, inputs.orders.shape[1]
+        sums: list[Tensor] = []  # (B,) of each pass's logits: of NaN and infinity never finite
         for number, size in enumerate(inputs.group_sizes):
             if not any(inputs.guided[number:]):  # nobody needs the null half again
                 context, halves = context[:1], 1
@@ -308,10 +306,9 @@ class Sampler:
                     tokens, logits, scales, inputs.config, temperatures
                 )  # (B, g)
             start += size
-            finite = None
-            if start == end:
-                finite = logits.isfinite().view(-1, num_images, size * logits.shape[-1])
-                finite = finite.all(dim=2).all(dim=0)  # (B,)
+            by_image = logits.view(-1, num_images, size * logits.shape[-1])
+            sums.append(by_image.sum(dim=(0, 2), dtype=torch.float32))
+            finite = torch.stack(sums).isfinite().all(dim=0) if start == end else None  # (B,)
             yield DecodedPass(
                 positions=positions, tokens=tokens, finite=finite, log_probs=log_probs
             )

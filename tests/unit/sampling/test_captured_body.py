@@ -59,15 +59,16 @@ def test_launches_of_a_block(
 
 # Beside blocks: context rows of tokens (two look-ups, add, norm), query rows (look-up, add, norm),
 # both joined; the last norm, cast, head, cast; guidance; softmax, its sum, the sum's running
-# maximum, target, search, and the last possible token (6); the codes' scatter: 25 in all. In the
-# last block the context rows' attention is left out.
+# maximum, target, search, and the last possible token (6); the logits' sum, which is finite where
+# they are; the codes' scatter: 26 in all. In the last block the context rows' attention is left
+# out.
 @pytest.mark.parametrize(
     ("backend", "guided", "expected"),
     [
-        ("eager", True, 2 * 15 - 1 + 25),
-        ("eager", False, 2 * 15 - 1 + 24),
-        ("fused", True, 2 * 5 + 14),
-        ("fused", False, 2 * 5 + 14),
+        ("eager", True, 2 * 15 - 1 + 26),
+        ("eager", False, 2 * 15 - 1 + 25),
+        ("fused", True, 2 * 5 + 15),
+        ("fused", False, 2 * 5 + 15),
     ],
 )
 def test_launches_of_a_pass(
@@ -82,8 +83,8 @@ def test_launches_of_a_published_generation() -> None:
     depth, dim, num_heads = PRESETS["lpd_l"]
     config = LPDConfig(depth=depth, dim=dim, num_heads=num_heads)
     sizes = make_group_sizes(256, 20)
-    assert launches(config, BF16, "eager", sizes) <= 7690
-    assert launches(config, BF16, "fused", sizes) <= 2690
+    assert launches(config, BF16, "eager", sizes) <= 7710
+    assert launches(config, BF16, "fused", sizes) <= 2710
 
 
 class Told(TorchDispatchMode):

@@ -337,7 +337,7 @@ def test_bad_settings(wrong: dict[str, float]) -> None:
 def test_numbers_that_are_not_finite_are_told_of_the_image_that_has_them(
     tiny_model: LPD, cfg: float, where: str
 ) -> None:
-    """Break one image in its first pass, which nobody looks at, or in its last."""
+    """Break one image in its first pass, or in its last."""
     labels, plan, uniforms = inputs(np.arange(3))
     sampler = Sampler(tiny_model, 3)
     uploaded = sampler.upload(labels, plan, uniforms, SamplingConfig(cfg=cfg))
@@ -353,3 +353,30 @@ def test_numbers_that_are_not_finite_are_told_of_the_image_that_has_them(
 
     sampler.stack.run = breaking  # type: ignore[method-assign]
     assert sampler.decode(uploaded).finite.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("row", [1, 4])  # of image 1, with its class and without
+@pytest.mark.parametrize("number", range(len(SIZES)))
+def test_logits_that_no_later_pass_sees_are_told_of(
+    tiny_model: LPD, number: int, row: int, value: float
+) -> None:
+    """One logit alone: no key or value holds anything of it."""
+    labels, plan, uniforms = inputs(np.arange(3))
+    sampler = Sampler(tiny_model, 3)
+    uploaded = sampler.upload(
+        labels, plan, uniforms, SamplingConfig(cfg=3.0, cfg_schedule="constant")
+    )
+    look, passes = sampler.stack.logits, []
+
+    def breaking(rows: torch.Tensor) -> torch.Tensor:
+        logits = look(rows)
+        passes.append(len(logits))
+        if len(passes) == number + 1:
+            logits = logits.clone()
+            logits[row, 0, 0] = value
+        return logits
+
+    sampler.stack.logits = breaking  # type: ignore[method-assign]
+    assert sampler.decode(uploaded).finite.tolist() == [True, False, True]
+    assert passes == [6] * len(SIZES)
