@@ -11,7 +11,7 @@ from lpd.errors import InputError
 from lpd.generation import ImageGenerator, Preview
 from lpd.orders.plan import DecodePlan
 
-_UNKNOWN_GREY = 128
+UNKNOWN_GREY = 128
 """What a cell of a preview is painted that is not known yet."""
 
 
@@ -107,7 +107,7 @@ class Step:
         pixels = generator.decode(self.codes, self.grid)  # (B, 3, H, W)
         stride = generator.tokenizer.stride
         known = self.known.reshape(-1, 1, *self.grid).repeat(stride, 2).repeat(stride, 3)
-        return to_images(np.where(known, pixels, np.uint8(_UNKNOWN_GREY)))
+        return to_images(np.where(known, pixels, np.uint8(UNKNOWN_GREY)))
 
 
 def to_images(pixels: npt.NDArray[np.uint8]) -> list[Image.Image]:

@@ -1,7 +1,5 @@
 """The animation of decoding orders: side by side, pass by pass, each with its own passes."""
 
-import io
-from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -15,6 +13,7 @@ from PIL import Image
 
 from scripts.order_figures.drawing import EMPTY, PASS_COLOURS, STYLE, count_of, name_of
 from scripts.order_figures.statistics import Integers
+from scripts.pictures.gif import looping_gif
 
 CHOSEN = "#D55E00"
 MAX_FRAMES = 100
@@ -83,20 +82,6 @@ def save_animation(path: Path, frames: list[Image.Image]) -> None:
     palette = _palette()
     shared = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     path.write_bytes(looping_gif(shared, _MILLISECONDS))
-
-
-def looping_gif(frames: Sequence[Image.Image], milliseconds: tuple[int, int, int]) -> bytes:
-    """A GIF that rests on its last frame.
-
-    Args:
-        frames: with a palette each.
-        milliseconds: of the first frame, of each further one, of the last.
-    """
-    first, each, last = milliseconds
-    durations = [first, *[each] * (len(frames) - 2), last]
-    file = io.BytesIO()
-    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
-    return file.getvalue()
 
 
 def _palette() -> Image.Image:

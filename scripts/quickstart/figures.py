@@ -19,8 +19,10 @@ from PIL import Image
 
 from lpd.files import atomic_path
 from lpd.orders.registry import find_order
-from scripts.order_figures.animation import looping_gif
+from lpd.pipeline_results import to_images
 from scripts.order_figures.styles import Settings, styles_of
+from scripts.pictures.gif import looping_gif
+from scripts.pictures.montage import montage
 
 mpl.use("Agg")
 
@@ -37,19 +39,10 @@ _STYLE: Settings = {
 }
 
 
-def montage(rows: Sequence[Pixels], scale: int) -> Image.Image:
+def grid_of(rows: Sequence[Pixels], scale: int) -> Image.Image:
     """Rows of (n, 3, S, S) images as one picture, enlarged, with thin gaps."""
-    gap = 2
-    height, width = rows[0].shape[2:]
-    columns = max(len(row) for row in rows)
-    shape = (len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3)
-    canvas = np.full(shape, 255, dtype=np.uint8)
-    for i, row in enumerate(rows):
-        for j, image in enumerate(row):
-            top, left = i * (height + gap), j * (width + gap)
-            canvas[top : top + height, left : left + width] = image.transpose(1, 2, 0)
-    size = (canvas.shape[1] * scale, canvas.shape[0] * scale)
-    return Image.fromarray(canvas).resize(size, Image.Resampling.BICUBIC)
+    size = rows[0].shape[-1]
+    return montage([to_images(row) for row in rows], side=scale * size, gap=2 * scale)
 
 
 def samples_by_class(blocks: Mapping[str, Sequence[Pixels]]) -> Figure:
@@ -65,7 +58,7 @@ def samples_by_class(blocks: Mapping[str, Sequence[Pixels]]) -> Figure:
             len(blocks), 1, figsize=(8, 0.8 * sum(heights)), height_ratios=heights
         )
         for axis, (name, rows) in zip(axes, blocks.items(), strict=True):
-            picture = montage(rows, 3)
+            picture = grid_of(rows, 3)
             axis.imshow(picture)
             axis.set(yticks=[], xticks=[])
             axis.set_ylabel(name)
@@ -162,7 +155,7 @@ def decoding_frames(
             known = (passes[order] <= step).reshape(-1, *grid)  # (n, h, w)
             known = known.repeat(cell, axis=1).repeat(cell, axis=2)  # (n, S, S)
             rows.append(np.where(known[:, None], pixels, _UNKNOWN).astype(np.uint8))
-        frames.append(montage(rows, 2))
+        frames.append(grid_of(rows, 2))
     return frames
 
 

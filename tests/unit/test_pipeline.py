@@ -21,7 +21,8 @@ from lpd.orders.locality import LocalityConfig
 from lpd.orders.plan import DecodePlan
 from lpd.orders.registry import OrderConfig, make_plan
 from lpd.orders.request import OrderOptions
-from lpd.pipeline import LPDPipeline, Step
+from lpd.pipeline import LPDPipeline
+from lpd.pipeline_results import Step
 from lpd.pretrained import config_of_preset, load_model
 from lpd.randomness import token_uniforms
 from lpd.sampling.config import SamplingConfig

@@ -1,0 +1,82 @@
+"""Create images of classes, and show how they came about.
+
+python scripts/sample.py
+
+It takes the quickstart's model by default. With a published one, in its published settings:
+
+python scripts/sample.py --model mit-han-lab/lpd_l_256 --recommended 20 \
+    --labels "golden retriever" 207 volcano
+
+samples.png    all images, a row per class
+passes.png     the first image of each class after every pass; grey is not known yet
+decoding.gif   the same as an animation
+images/*.png   the images one by one; each tells its settings in a text chunk
+               (scripts.pictures.png_settings.read_settings)
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from lpd import cli
+from scripts.creation.request import CreationRequest
+
+_MOST_SHOWN = 16  # images pass by pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig(CreationRequest):
+    """Create images of classes."""
+
+    output_dir: Path = Path("outputs/samples")
+    """Where they go; files of the same names are replaced."""
+
+
+def run(config: SampleConfig) -> None:
+    """Create the images and write all files.
+
+    Raises:
+        InputError: a model, class or option that does not exist or fit.
+    """
+    # After the flags: these import torch, which takes seconds.
+    from scripts.creation.files import IMAGES_FOLDER, write_picture, write_single
+    from scripts.creation.loading import default_labels, load
+    from scripts.creation.passes import PassRecorder
+    from scripts.pictures.montage import montage
+
+    loaded = load(config)
+    pipeline, count = loaded.pipeline, config.num_images_per_label
+    labels = pipeline.classes.labels(config.labels or default_labels(pipeline))
+    captions = [loaded.name_of(label) for label in labels]
+    shown = range(0, len(labels) * count, count)[:_MOST_SHOWN]
+    recorder = PassRecorder(pipeline, shown)
+    result = pipeline(
+        labels,
+        seed=config.seed,
+        num_images_per_label=count,
+        callback=recorder,
+        **loaded.options,
+    )
+    folder = config.output_dir
+    for index, (image, label) in enumerate(zip(result.images, result.labels, strict=True)):
+        write_single(folder, index, image, loaded=loaded, label=label)
+    rows = [result.images[k : k + count] for k in range(0, len(result.images), count)]
+    side = min(max(pipeline.img_size, 96), 256)
+    write_picture(folder / "samples.png", montage(rows, side=side, row_captions=captions))
+    strips = recorder.strips(captions[:_MOST_SHOWN], side=min(max(pipeline.img_size, 64), 128))
+    write_picture(folder / "passes.png", strips)
+    write_picture(folder / "decoding.gif", recorder.animation(side=side))
+    print(
+        f"{len(result.images)} images in {result.plan.num_groups} passes, "
+        f"{result.seconds:.1f} seconds: {folder / IMAGES_FOLDER}"
+    )
+
+
+def main() -> None:
+    """The command."""
+    config = cli.parse(SampleConfig, "Create images of classes, and show how they came about.")
+    with cli.command():
+        run(config)
+
+
+if __name__ == "__main__":
+    main()
