@@ -1,6 +1,9 @@
 """What each stage of the quickstart took: the record that run.py keeps and the report shows."""
 
-from dataclasses import asdict, dataclass
+import resource
+import shlex
+import time
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from lpd.files import read_json, write_json
@@ -40,3 +43,26 @@ def read_times(output_dir: Path) -> dict[str, StageTime]:
 def write_times(output_dir: Path, times: dict[str, StageTime]) -> None:
     """Write the record, whole or not at all."""
     write_json(output_dir / TIMES_NAME, {name: asdict(each) for name, each in times.items()})
+
+
+def stage_times(folder: Path, started: float) -> dict[str, StageTime]:
+    """What the stages took; the report itself, under way, has taken the time until now."""
+    times = read_times(folder)
+    if "report" in times and not times["report"].complete:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        times["report"] = replace(
+            times["report"],
+            seconds=times["report"].seconds + time.perf_counter() - started,
+            peak_memory_mib=max(times["report"].peak_memory_mib, memory),
+        )
+    return times
+
+
+def command_lines(times: dict[str, StageTime]) -> str:
+    """What a user would type for the same; the environment is entered once it is there."""
+    lines = []
+    for name, each in times.items():
+        lines.append(shlex.join(each.command))
+        if name == SETUP_NAME:
+            lines.append("source .venv/bin/activate")
+    return "\n".join(lines)
