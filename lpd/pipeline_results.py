@@ -101,13 +101,18 @@ class Step:
         """Rows and columns of the N codes."""
         self._generator = generator
 
-    def images(self) -> list[Image.Image]:
-        """The tokenizer's images of the codes that are known; grey where none is."""
-        generator = self._generator
-        pixels = generator.decode(self.codes, self.grid)  # (B, 3, H, W)
-        stride = generator.tokenizer.stride
-        known = self.known.reshape(-1, 1, *self.grid).repeat(stride, 2).repeat(stride, 3)
-        return to_images(np.where(known, pixels, np.uint8(UNKNOWN_GREY)))
+    def images(self, rows: npt.NDArray[np.intp] | None = None) -> list[Image.Image]:
+        """The tokenizer's images of the codes that are known; grey where none is.
+
+        Args:
+            rows: which of the B; by default all.
+        """
+        wanted = slice(None) if rows is None else rows
+        codes, known = self.codes[wanted], self.known[wanted]
+        pixels = self._generator.decode(codes, self.grid)  # (B, 3, H, W)
+        stride = self._generator.tokenizer.stride
+        shown = known.reshape(-1, 1, *self.grid).repeat(stride, 2).repeat(stride, 3)
+        return to_images(np.where(shown, pixels, np.uint8(UNKNOWN_GREY)))
 
 
 def to_images(pixels: npt.NDArray[np.uint8]) -> list[Image.Image]:

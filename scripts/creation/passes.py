@@ -4,10 +4,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from PIL import Image
 
-from lpd.generation import Preview
 from lpd.pipeline import LPDPipeline
 from lpd.pipeline_results import UNKNOWN_GREY, Step
 from scripts.pictures.gif import looping_gif
@@ -43,12 +41,7 @@ class PassRecorder:
         if not len(rows) or step.number not in spread(step.num_passes, _MOST_FRAMES):
             return
         # The tokenizer takes a while for large images: it is asked for those that are shown.
-        known = Preview(
-            codes=torch.from_numpy(step.codes[rows]), known=torch.from_numpy(step.known[rows])
-        )
-        generator = self._pipeline.generator
-        part = Step(step.number, step.num_passes, step.indices[rows], known, generator)
-        for index, image in zip(part.indices.tolist(), part.images(), strict=True):
+        for index, image in zip(step.indices[rows].tolist(), step.images(rows), strict=True):
             self._images[index][step.number] = image
 
     def strips(self, captions: Sequence[str], *, side: int) -> Image.Image:
