@@ -21,6 +21,12 @@ def spread(count: int, most: int) -> list[int]:
     return sorted({round(each) for each in np.linspace(count, 1, min(count, most))})
 
 
+def columns_of(count: int) -> int:
+    """In how many columns images are laid out: about as many as rows, and full rows if possible."""
+    side = math.ceil(math.sqrt(count))
+    return next((each for each in range(side, 2 * side) if count % each == 0), side)
+
+
 class PassRecorder:
     """Keeps what is known of some images of a call after its passes; the call's callback."""
 
@@ -65,7 +71,7 @@ class PassRecorder:
         Args:
             side: of an image in the picture, in pixels.
         """
-        columns = math.ceil(math.sqrt(len(self._shown)))
+        columns = columns_of(len(self._shown))
         size = (self._pipeline.img_size, self._pipeline.img_size)
         nothing = Image.new("RGB", size, (UNKNOWN_GREY,) * 3)
         frames = []

@@ -21,8 +21,9 @@ def montage(
     """Images in rows, on white.
 
     Args:
-        rows: at least one; a row with fewer images than others ends earlier.
-        side: of the square in pixels into which each image is scaled, in its proportions.
+        rows: at least one, of at least one image; a row of fewer images than others ends earlier.
+        side: of the square in pixels into which each image is scaled, in its proportions. A row is
+            as high as its highest image.
         row_captions: to the left of every row; none leaves no room for them.
         column_captions: above every column; the same.
         gap: between images, in pixels.
@@ -34,21 +35,33 @@ def montage(
     widths = [font.getlength(each) for each in row_captions]
     left = round(max(widths)) + 2 * _MARGIN if widths else 0
     top = _FONT_SIZE + 2 * _MARGIN if column_captions else 0
+    scaled = [[ImageOps.contain(each.convert("RGB"), (side, side)) for each in row] for row in rows]
+    heights = [max(each.height for each in row) for row in scaled]
     step = side + gap
-    size = (left + max(map(len, rows)) * step - gap, top + len(rows) * step - gap)
+    size = (left + max(map(len, rows)) * step - gap, top + sum(heights) + (len(rows) - 1) * gap)
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
     for number, text in enumerate(column_captions):
-        place = (left + number * step + side // 2, top // 2)
-        draw.text(place, text, "black", font, anchor="mm")
-    for number, text in enumerate(row_captions):
-        draw.text((left - _MARGIN, top + number * step + side // 2), text, "black", font, "rm")
-    for number, row in enumerate(rows):
+        draw.text((left + number * step + side // 2, top // 2), text, "black", font, "mm")
+    for number, (row, height) in enumerate(zip(scaled, heights, strict=True)):
+        if row_captions:
+            place = (left - _MARGIN, top + height // 2)
+            draw.text(place, row_captions[number], "black", font, "rm")
         for column, image in enumerate(row):
-            scaled = ImageOps.contain(image.convert("RGB"), (side, side))
-            corner = (left + column * step, top + number * step)
-            middle = [(side - length) // 2 for length in scaled.size]
-            canvas.paste(scaled, (corner[0] + middle[0], corner[1] + middle[1]))
+            right, down = (side - image.width) // 2, (height - image.height) // 2
+            canvas.paste(image, (left + column * step + right, top + down))
+        top += height + gap
+    return canvas
+
+
+def stacked(pictures: Sequence[Image.Image], *, gap: int = 12) -> Image.Image:
+    """Pictures one above the other, on white; ``gap`` is in pixels."""
+    size = (max(p.width for p in pictures), sum(p.height + gap for p in pictures) - gap)
+    canvas = Image.new("RGB", size, "white")
+    top = 0
+    for picture in pictures:
+        canvas.paste(picture, (0, top))
+        top += picture.height + gap
     return canvas
 
 

@@ -1,5 +1,6 @@
 """What the quickstart's report may say of what was measured."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from scripts.order_figures.drawing import count_of
 from scripts.order_study.claims import Difference, difference_of_estimate, sentence
 from scripts.quickstart.measured import Quickstart
 from scripts.quickstart.run import COMPARED_ORDERS, GUIDANCE, GUIDANCES, SHOWN_STEPS
+from scripts.quickstart.tables import estimate_in
 from scripts.sweep_figures.points import PASSES
 
 
@@ -78,3 +80,29 @@ def loss_claims(plans: Sequence[Mapping[str, Any]]) -> list[str]:
             )
         )
     return sentences
+
+
+def editing_claim(editing: Mapping[str, Any]) -> str:
+    """What may be said of how often digits are recognised as the other class that they were to
+    become.
+
+    Args:
+        editing: what ``edit_digits.py`` measured.
+    """
+    generated = estimate_in(editing, "generated")
+    others = [each for each in editing["edits"] if not each["is_own_class"]]
+    differences = []
+    for each in others:
+        recognised = estimate_in(each, "recognised")
+        more = Estimate(
+            value=recognised.value - generated.value,
+            error=math.hypot(recognised.error, generated.error),
+        )
+        differences.append(difference_of_estimate(more, editing["images"]))
+    return sentence(
+        "Compared with digits generated from nothing, the share recognised as another class that "
+        "they were to become is",
+        [f"with {each['region']} anew" for each in others],
+        differences,
+        digits=3,
+    )

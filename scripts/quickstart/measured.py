@@ -26,8 +26,10 @@ from lpd.pretrained import load_model
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from scripts.order_study.claims import Difference, difference_of_estimate
 from scripts.quickstart import figures
+from scripts.quickstart.edit_digits import RESULT_NAME as EDITS_NAME
 from scripts.quickstart.run import (
     COMPARED_ORDERS,
+    EDITING_NAME,
     EVALUATION_NAME,
     GUIDANCE,
     OTHER_ORDERS,
@@ -71,6 +73,8 @@ class Quickstart:
         self.plan_losses = read_json(folder / PLAN_LOSSES_NAME / LOSSES_NAME)["plans"]
         for each in self.plan_losses:  # of which its own folder tells
             del each["by_pass"]
+        self.editing = read_json(folder / EDITING_NAME / EDITS_NAME)
+        del self.editing["origin"]
         self._log = [
             json.loads(line) for line in (folder / "lpd" / "log.jsonl").read_text().splitlines()
         ]

@@ -19,9 +19,11 @@ from lpd.orders.registry import LOCALITY_NAME, find_order
 from scripts.order_figures.drawing import pass_maps
 from scripts.order_study.claims import difference_of_estimate
 from scripts.quickstart import figures
-from scripts.quickstart.claims import guidance_claim, loss_claims, quality_claims
+from scripts.quickstart.claims import editing_claim, guidance_claim, loss_claims, quality_claims
+from scripts.quickstart.edit_digits import PICTURE_NAME
 from scripts.quickstart.measured import Quickstart
 from scripts.quickstart.run import (
+    EDITING_NAME,
     FIGURES_NAME,
     GUIDANCE,
     ORDER_MIX,
@@ -29,7 +31,14 @@ from scripts.quickstart.run import (
     SHOWN_ORDERS,
     SHOWN_STEPS,
 )
-from scripts.quickstart.tables import by_order, numbers_of, quality_table, table, with_error
+from scripts.quickstart.tables import (
+    by_order,
+    editing_table,
+    numbers_of,
+    quality_table,
+    table,
+    with_error,
+)
 from scripts.quickstart.times import command_lines, stage_times
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
@@ -88,6 +97,7 @@ def make_pictures(quickstart: Quickstart) -> dict[str, bytes]:
     return {
         "animation": figures.animation_bytes(frames),
         "samples": figures.figure_bytes(figures.samples_by_class(blocks)),
+        "editing": (quickstart.folder / EDITING_NAME / PICTURE_NAME).read_bytes(),
         "maps": figures.figure_bytes(pass_maps(passes, grid)),
         **{name: (sweep / f"{name}.png").read_bytes() for name in ("passes", "guidance", "speed")},
         "plan_losses": figures.figure_bytes(figures.plan_losses(quickstart.plan_losses)),
@@ -127,6 +137,9 @@ def page_texts(quickstart: Quickstart) -> dict[str, str]:
         "quality_table": quality_table(quickstart.compared),
         "other_orders_table": quality_table(quickstart.others),
         "quality_claims": paragraphs(quality_claims(quickstart)),
+        "edited_digits": str(quickstart.editing["images"]),
+        "editing_table": editing_table(quickstart.editing),
+        "editing_claim": paragraphs([editing_claim(quickstart.editing)]),
         "guidance_claim": paragraphs([guidance_claim(quickstart)]),
         "loss_claims": paragraphs(loss_claims(quickstart.plan_losses)),
         "rule": html.escape(RULE.format(seeds=rule.trainings, needed=rule.needed)),
@@ -185,6 +198,7 @@ def write_report(config: ReportConfig) -> None:
             "orders": by_order([*quickstart.compared, *quickstart.others]),
             "guidance": {f"{p.values['cfg']:g}": numbers_of(p) for p in quickstart.guided},
             "plan_losses": quickstart.plan_losses,
+            "editing": quickstart.editing,
             "classifier_accuracy_on_real_digits": quickstart.classifier["accuracy"],
             "tokenizer_psnr": quickstart.tokenizer_training["psnr"],
             "tokenizer_codebook_usage": quickstart.tokenizer_training["codebook_usage"],

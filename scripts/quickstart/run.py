@@ -30,6 +30,7 @@ ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_":
 
 # Folders that the report reads.
 PLAN_LOSSES_NAME, EVALUATION_NAME, FIGURES_NAME = "plan_losses", "evaluation", "figures"
+EDITING_NAME = "editing"
 SHOWN_STEPS = 16  # the number of passes whose orders are pre-generated and drawn
 GRID = (8, 8)  # of codes
 # The published threshold of repulsion keeps cells of 16 x 16 apart.
@@ -135,6 +136,11 @@ def commands(config: QuickstartConfig) -> dict[str, tuple[str, ...]]:
         ),
         # One image of each class at a time: of throughput there is more to know on a GPU.
         "latency": (*evaluate, *every_order, "--eval_bsz", 10, "--measure_speed"),
+        "editing": (
+            *("scripts/quickstart/edit_digits.py", "--data_path", digits),
+            *("--pretrained_ckpt", training / "model", "--vqgan_path", tokenizer),
+            *("--classifier", classifier, "--output_dir", out / EDITING_NAME),
+        ),
         "figures": (
             *("scripts/plot_sweep.py", "--results", out / EVALUATION_NAME),
             *("--plan_losses", out / PLAN_LOSSES_NAME, "--output_dir", out / FIGURES_NAME),

@@ -2,7 +2,8 @@
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from lpd.likelihood import Estimate
 from lpd.orders.registry import find_order
@@ -39,6 +40,40 @@ def quality_table(points: Sequence[Point]) -> str:
         for point in points
     ]
     return table(["order", "passes", *columns], rows)
+
+
+def editing_table(editing: Mapping[str, Any]) -> str:
+    """A row per way to edit, and before them the digits that edits compare with.
+
+    Args:
+        editing: what ``edit_digits.py`` measured.
+    """
+
+    def share(values: Mapping[str, Any], name: str) -> str:
+        return with_error(estimate_in(values, name), 100, 1)
+
+    before = {
+        "real, held out": "real",
+        "real, after the tokenizer": "reconstructed",
+        "generated from nothing": "generated",
+    }
+    rows = [[what, "", share(editing, name), ""] for what, name in before.items()]
+    for edits in editing["edits"]:
+        to_be = "its own class" if edits["is_own_class"] else "another class"
+        rows.append(
+            [
+                f"{edits['region']} anew, as {to_be}",
+                str(edits["passes"]),
+                share(edits, "recognised"),
+                "" if edits["is_own_class"] else share(edits, "recognised_as_before"),
+            ]
+        )
+    return table(["digits", "passes", "recognised, %", "still as before, %"], rows)
+
+
+def estimate_in(values: Mapping[str, Any], name: str) -> Estimate:
+    """A number that stands beside its standard error, ``NAME_error``."""
+    return Estimate(value=values[name], error=values[f"{name}_error"])
 
 
 def with_error(estimate: Estimate, scale: float = 1.0, digits: int = 2) -> str:

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 STAGES = [
     "set-up", "digits", "classifier", "tokenizer", "cache", "cache of held-out digits", "training",
     "losses of plans", "orders", "evaluation of orders", "evaluation of guidance", "latency",
-    "figures", "report",
+    "editing", "figures", "report",
 ]  # fmt: skip
 INTERRUPTED = "evaluation of guidance"
 COMPARED = ("raster", "random", "halton", "lpd")
@@ -194,7 +194,7 @@ def test_pre_generated_orders_are_those_of_the_evaluation(output_dir: Path) -> N
 def test_report_needs_no_other_file(output_dir: Path) -> None:
     page = (output_dir / "report.html").read_text()
     sources = re.findall(r'(?:src|href)="([^"]*)"', page)
-    assert len(sources) == 8
+    assert len(sources) == 9
     assert all(source.startswith("data:image/") for source in sources)
     assert "$" not in re.sub(r"<pre>.*?</pre>|data:[^\"]*", "", page, flags=re.DOTALL)
     for cell in (*STAGES, "locality-aware", "Halton", "PAR 4x", "PAR 16x", "NAR"):

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from lpd.errors import InputError
-from scripts.pictures.montage import montage
+from scripts.pictures.montage import montage, stacked
 from scripts.pictures.png_settings import read_settings, write_png
+from scripts.pictures.regions import GENERATED, shown_on
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -88,11 +89,30 @@ def test_damaged_and_foreign_files(tmp_path: Path) -> None:
 def test_a_montage_by_hand() -> None:
     red, wide = Image.new("RGB", (3, 3), RED), Image.new("RGB", (4, 2), BLUE)
     picture = np.asarray(montage([[red, wide], [wide]], side=6, gap=2))
-    expected = np.full((14, 14, 3), 255, dtype=np.uint8)
+    expected = np.full((11, 14, 3), 255, dtype=np.uint8)
     expected[:6, :6] = RED
     expected[1:4, 8:14] = BLUE  # 6 x 3, in the middle of its square
-    expected[9:12, :6] = BLUE
+    expected[8:, :6] = BLUE  # in a row of its own height
     np.testing.assert_array_equal(picture, expected)
+
+
+def test_stacked_by_hand() -> None:
+    pictures = [Image.new("RGB", (2, 1), RED), Image.new("RGB", (1, 2), BLUE)]
+    expected = np.full((6, 2, 3), 255, dtype=np.uint8)
+    expected[0] = RED
+    expected[4:, 0] = BLUE
+    np.testing.assert_array_equal(np.asarray(stacked(pictures, gap=3)), expected)
+
+
+def test_what_is_generated_is_tinted() -> None:
+    pixels = np.random.default_rng(0).integers(256, size=(4, 6, 3), dtype=np.uint8)
+    generated = np.array([[True, False, False], [False, False, True]])
+    shown = np.asarray(shown_on(Image.fromarray(pixels), generated)).astype(float)
+    tinted = np.zeros((4, 6), dtype=bool)
+    tinted[:2, :2] = tinted[2:, 4:] = True
+    np.testing.assert_array_equal(shown[~tinted], pixels[~tinted])
+    expected = 0.35 * pixels[tinted] + 0.65 * np.array(GENERATED)
+    np.testing.assert_allclose(shown[tinted], expected, atol=0.5)
 
 
 def test_captions_stand_beside_the_images() -> None:

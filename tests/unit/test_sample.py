@@ -22,7 +22,7 @@ from lpd.weights import save_pretrained
 from scripts import sample
 from scripts.creation.files import file_name
 from scripts.creation.loading import default_labels, load
-from scripts.creation.passes import PassRecorder, spread
+from scripts.creation.passes import PassRecorder, columns_of, spread
 from scripts.pictures.png_settings import read_settings
 
 NAMES = ("red panda", "Öl/Fass", "2")
@@ -155,6 +155,10 @@ def test_many_passes_are_thinned_out() -> None:
         assert numbers[0] == 1
         assert numbers[-1] == count
     assert spread(7, 1) == [7]
+
+
+def test_images_are_laid_out_in_full_rows() -> None:
+    assert [columns_of(count) for count in (1, 2, 3, 7, 8, 10, 11, 16)] == [1, 2, 3, 3, 4, 5, 4, 4]
 
 
 def test_flags_are_the_options_of_the_pipeline() -> None:
