@@ -13,7 +13,6 @@ from lpd.sampling.editing import EditSettings
 from scripts.pictures.montage import montage, stacked
 from scripts.pictures.regions import shown_on
 
-_SHOWN_CLASSES = (9, 5)
 _SIDE = 56
 _RESULTS = 10
 
@@ -34,8 +33,9 @@ def draw_edits(
         settings: how they are edited.
         regions: the (h, w) cells that are generated anew, of which the first is inpainted.
     """
-    size = pixels.shape[-1]
-    digits = {label: to_images(pixels[labels == label][:1])[0] for label in _SHOWN_CLASSES}
+    size, num_classes = pixels.shape[-1], editor.generator.num_classes
+    shown = (num_classes - 1, num_classes // 2)
+    digits = {label: to_images(pixels[labels == label][:1])[0] for label in shown}
     cells = size // regions[0].shape[0]
     masks = [region.repeat(cells, axis=0).repeat(cells, axis=1) for region in regions]
     inpainted, outpainted, turned = [], [], []
@@ -46,7 +46,7 @@ def draw_edits(
         half = digit.crop((0, 0, size // 2, size))
         right = OutpaintOptions(right=size - half.width, fit=True)
         outpainted.append([digit, *_row(editor.outpaint([half] * _RESULTS, own, settings, right))])
-    classes = list(range(editor.generator.num_classes))
+    classes = list(range(num_classes))
     for mask in masks:
         for digit in digits.values():
             edited = editor.inpaint(
