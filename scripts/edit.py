@@ -14,11 +14,9 @@ images/*.png   the results one by one; each tells its settings in a text chunk
 """
 
 import warnings
-from typing import Any
 
 from lpd import cli
 from lpd.files import printable, sha256_of_file
-from lpd.options import flatten
 from scripts.creation.edit_request import EditConfig
 
 
@@ -30,8 +28,7 @@ def run(config: EditConfig) -> None:
     """
     # After the flags: these import torch, which takes seconds.
     from lpd.data.images import read_image
-    from lpd.pipeline import to_images
-    from scripts.creation.editing import edit
+    from scripts.creation.editing import edit, options_of
     from scripts.creation.files import IMAGES_FOLDER, write_picture, write_single
     from scripts.creation.loading import load
     from scripts.pictures.montage import montage
@@ -50,39 +47,34 @@ def run(config: EditConfig) -> None:
         warnings.simplefilter("ignore", UserWarning)  # the same, said of every edit
         edited = edit(config, loaded, image)
     folder, count = config.output_dir, config.num_images_per_label
-    labels = loaded.pipeline.classes.labels(config.wanted)
-    images = to_images(edited.images)
-    settings = _settings(config)
+    settings = {
+        "mode": config.mode,
+        "image": config.image_file,
+        "image_sha256": sha256_of_file(config.image_file),
+        "mask": config.mask,
+        "mask_sha256": None if config.mask is None else sha256_of_file(config.mask),
+        "keep": config.share if config.mode == "variations" else None,
+        "options": options_of(config, loaded),
+    }
+    for index, (result, label) in enumerate(zip(edited.images, edited.labels, strict=True)):
+        write_single(folder, index, result, loaded=loaded, label=label, more=settings)
+    firsts = range(0, len(edited.images), count)  # of each class
     rows = []
-    for number, label in enumerate(labels):
-        results = range(number * count, (number + 1) * count)
-        for index in results:
-            write_single(folder, index, images[index], loaded=loaded, label=label, more=settings)
-        source = to_images(edited.sources[results[:1]])[0]
-        anew = ~edited.known[results[0]].reshape(edited.grid)
-        rows.append([source, shown_on(source, anew), *(images[index] for index in results)])
+    for first in firsts:
+        source = edited.sources[first]
+        anew = shown_on(source, ~edited.known[first].reshape(edited.grid))
+        rows.append([source, anew, *edited.images[first : first + count]])
     picture = montage(
         rows,
         side=min(max(side, 96), 256),
-        row_captions=[loaded.name_of(label) for label in labels],
+        row_captions=[loaded.name_of(edited.labels[first]) for first in firsts],
         column_captions=["image", "made anew"],
     )
     write_picture(folder / "edits.png", picture)
-    print(f"{len(images)} edits in {edited.num_passes.max()} passes: {folder / IMAGES_FOLDER}")
-
-
-def _settings(config: EditConfig) -> dict[str, Any]:
-    """What is asked of every edit beside what is asked of every image."""
-    own = {name: getattr(config, name) for name in ("mode", "mask")}
-    return {
-        **own,
-        "keep": config.share if config.mode == "variations" else None,
-        "image": config.image_file,
-        "image_sha256": sha256_of_file(config.image_file),
-        "mask_sha256": None if config.mask is None else sha256_of_file(config.mask),
-        **flatten(config.outpainting),
-        **flatten(config.editing),
-    }
+    print(
+        f"{len(edited.images)} edits in {edited.edited.num_passes.max()} passes, "
+        f"{edited.seconds:.1f} seconds: {folder / IMAGES_FOLDER}"
+    )
 
 
 def main() -> None:

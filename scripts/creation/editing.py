@@ -1,87 +1,72 @@
-"""The edits that scripts/edit.py is asked for."""
+"""The edits that scripts/edit.py is asked for, as calls of the pipeline."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from lpd.data.masks import Mask, read_mask
-from lpd.editing import Edited, Editor
-from lpd.options import flatten, from_flat
-from lpd.sampling.canvas import OutpaintOptions
-from lpd.sampling.editing import EditSettings
+from lpd.options import flatten
+from lpd.pipeline import LPDPipeline
+from lpd.pipeline_results import EditResult
 from scripts.creation.edit_request import EditConfig
 from scripts.creation.loading import Loaded
 
 
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """Edits of one image, each for a class."""
-
-    config: EditConfig
-    editor: Editor
-    settings: EditSettings
-    image: Image.Image
-    labels: Sequence[int | None]
-    """(n,) the class of each edit."""
-
-    @property
-    def images(self) -> list[Image.Image]:
-        """(n,) times the image."""
-        return [self.image] * len(self.labels)
-
-
-def edit(config: EditConfig, loaded: Loaded, image: Image.Image) -> Edited:
+def edit(config: EditConfig, loaded: Loaded, image: Image.Image) -> EditResult:
     """Edit an image, ``num_images_per_label`` times for each class.
 
     Raises:
         InputError: the mask cannot be read, or a class, mask or option does not fit.
     """
-    labels = loaded.pipeline.classes.labels(config.wanted)
-    task = Task(
-        config=config,
-        editor=Editor(loaded.pipeline.generator),
-        settings=settings_of(config, loaded),
-        image=image,
-        labels=[label for label in labels for _ in range(config.num_images_per_label)],
-    )
-    return EDITS[config.mode](task)
+    call = {
+        "labels": list(config.wanted),
+        "num_images_per_label": config.num_images_per_label,
+        "seed": config.seed,
+        **options_of(config, loaded),
+    }
+    return EDITS[config.mode](config, loaded.pipeline, image, call)
 
 
-def settings_of(config: EditConfig, loaded: Loaded) -> EditSettings:
-    """How the edits are made."""
-    values = {**loaded.options, **flatten(config.editing), "seed": config.seed}
-    del values["lpd_order_file"]
-    return from_flat(EditSettings, values)
+def options_of(config: EditConfig, loaded: Loaded) -> dict[str, Any]:
+    """The options of the pipeline's method."""
+    options = {**loaded.options, **flatten(config.editing)}
+    del options["lpd_order_file"]  # which is refused
+    if config.mode == "outpaint":
+        sides = flatten(config.outpainting)
+        if not any(sides[side] for side in ("left", "top", "right", "bottom")):
+            stride = loaded.pipeline.tokenizer.stride
+            quarter = max(loaded.pipeline.img_size // 4 // stride, 1) * stride
+            sides |= {"left": quarter, "right": quarter}
+        options |= sides
+    return options
 
 
-def _inpaint(task: Task) -> Edited:
-    mask = _lower_half(task.image) if task.config.mask is None else read_mask(task.config.mask)
-    masks = [mask] * len(task.labels)
-    return task.editor.inpaint(task.images, masks, task.labels, task.settings)
+def _inpaint(
+    config: EditConfig, pipeline: LPDPipeline, image: Image.Image, call: dict[str, Any]
+) -> EditResult:
+    mask = _lower_half(image) if config.mask is None else read_mask(config.mask)
+    return pipeline.inpaint(image, mask, **call)
 
 
-def _transfer(task: Task) -> Edited:
-    mask = _middle(task.image) if task.config.mask is None else read_mask(task.config.mask)
-    masks = [mask] * len(task.labels)
-    return task.editor.inpaint(task.images, masks, task.labels, task.settings, keep_painted=True)
+def _transfer(
+    config: EditConfig, pipeline: LPDPipeline, image: Image.Image, call: dict[str, Any]
+) -> EditResult:
+    mask = _middle(image) if config.mask is None else read_mask(config.mask)
+    return pipeline.inpaint(image, mask, keep_painted=True, **call)
 
 
-def _outpaint(task: Task) -> Edited:
-    options = task.config.outpainting
-    if not (options.left or options.top or options.right or options.bottom):
-        stride = task.editor.generator.tokenizer.stride
-        quarter = max(task.editor.side // 4 // stride, 1) * stride
-        options = from_flat(
-            OutpaintOptions, {**flatten(options), "left": quarter, "right": quarter}
-        )
-    return task.editor.outpaint(task.images, task.labels, task.settings, options)
+def _outpaint(
+    _config: EditConfig, pipeline: LPDPipeline, image: Image.Image, call: dict[str, Any]
+) -> EditResult:
+    return pipeline.outpaint(image, **call)
 
 
-def _variations(task: Task) -> Edited:
-    keep = task.config.share
-    return task.editor.variations(task.images, task.labels, task.settings, keep=keep)
+def _variations(
+    config: EditConfig, pipeline: LPDPipeline, image: Image.Image, call: dict[str, Any]
+) -> EditResult:
+    return pipeline.variations(image, keep=config.share, **call)
 
 
 def _lower_half(image: Image.Image) -> Mask:
@@ -97,9 +82,10 @@ def _middle(image: Image.Image) -> Mask:
     return mask
 
 
-EDITS: dict[str, Callable[[Task], Edited]] = {
+EDITS: dict[str, Callable[[EditConfig, LPDPipeline, Image.Image, dict[str, Any]], EditResult]] = {
     "inpaint": _inpaint,
     "transfer": _transfer,
     "outpaint": _outpaint,
     "variations": _variations,
 }
+"""By mode."""

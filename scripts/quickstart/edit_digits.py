@@ -25,7 +25,7 @@ from lpd.generation import ImageGenerator
 from lpd.likelihood import Estimate
 from lpd.orders.plan import Grid
 from lpd.orders.request import OrderOptions
-from lpd.pipeline import to_images
+from lpd.pipeline_results import to_images
 from lpd.pretrained import load_model
 from lpd.provenance import Origin, digest, missing
 from lpd.randomness import check_seed

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from lpd.editing import Edited, Editor
-from lpd.pipeline import to_images
+from lpd.pipeline_results import to_images
 from lpd.sampling.canvas import OutpaintOptions
 from lpd.sampling.editing import EditSettings
 from scripts.pictures.montage import montage, stacked

@@ -1,5 +1,6 @@
 """scripts/edit.py: what is kept and what is generated, files that tell how, mistakes' one line."""
 
+import functools
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,21 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from scripts.creation.edit_request import MODES, EditConfig
-from scripts.creation.loading import Loaded, load
-from scripts.pictures.png_settings import read_settings
 
 from lpd.data.images import read_image
-from lpd.data.masks import read_mask
-from lpd.editing import Edited, Editor
+from lpd.editing import Editor
 from lpd.models.lpd import LPD
-from lpd.options import from_flat, parameters
-from lpd.pipeline import LPDPipeline, to_images
-from lpd.sampling.canvas import OutpaintOptions
-from lpd.sampling.editing import EditSettings
+from lpd.pipeline import LPDPipeline
+from lpd.pipeline_results import EditResult
 from lpd.weights import save_pretrained
 from scripts import edit
 from scripts.creation import editing
+from scripts.creation.edit_request import MODES, EditConfig
+from scripts.creation.loading import load
+from scripts.pictures.png_settings import read_settings
 
 
 @pytest.fixture
@@ -60,9 +58,8 @@ def command(
     return command
 
 
-def make(config: EditConfig) -> tuple[Edited, Loaded]:
-    loaded = load(config)
-    return editing.edit(config, loaded, read_image(config.image_file)), loaded
+def make(config: EditConfig) -> EditResult:
+    return editing.edit(config, load(config), read_image(config.image_file))
 
 
 def again(settings: dict, models: dict[str, str]) -> Image.Image:
@@ -70,23 +67,18 @@ def again(settings: dict, models: dict[str, str]) -> Image.Image:
     pipeline = LPDPipeline.from_pretrained(
         models["model"], models["tokenizer"], device="cpu", dtype=settings["dtype"]
     )
-    editor = Editor(pipeline.generator)
-    wanted = {each.name for each in parameters(EditSettings)}
-    values = {**settings["options"], **settings}
-    how = from_flat(EditSettings, {name: values[name] for name in wanted})
-    images, labels = [read_image(Path(settings["image"]))], [settings["label"]]
-    index = {"image_indices": np.array([settings["index"]])}
-    if settings["mode"] == "outpaint":
-        sides = {each.name: settings[each.name] for each in parameters(OutpaintOptions)}
-        options = from_flat(OutpaintOptions, sides)
-        made = editor.outpaint(images, labels, how, options, **index)
-    elif settings["mode"] == "variations":
-        made = editor.variations(images, labels, how, keep=settings["keep"], **index)
-    else:
-        masks = [read_mask(Path(settings["mask"]))]
-        keep = settings["mode"] == "transfer"
-        made = editor.inpaint(images, masks, labels, how, keep_painted=keep, **index)
-    return to_images(made.images)[0]
+    methods = {
+        "inpaint": pipeline.inpaint,
+        "transfer": functools.partial(pipeline.inpaint, keep_painted=True),
+        "outpaint": pipeline.outpaint,
+        "variations": functools.partial(pipeline.variations, keep=settings["keep"]),
+    }
+    mask = [] if settings["mask"] is None else [settings["mask"]]
+    labels = [None] * settings["index"] + [settings["label"]]  # an edit depends on no other
+    edited = methods[settings["mode"]](
+        settings["image"], *mask, labels, seed=settings["seed"], **settings["options"]
+    )
+    return edited.images[-1]
 
 
 @pytest.mark.slow
@@ -125,8 +117,10 @@ def test_files_tell_how_to_make_their_images_again(
 @pytest.mark.parametrize("mode", MODES)
 def test_what_is_kept_by_default(models: dict[str, str], picture: Path, mode: str) -> None:
     config = EditConfig(**models, image=picture, labels=("1",), mode=mode, seed=2)
-    edited, loaded = make(config)
+    edited = make(config)
     assert len(edited.images) == 4
+    encode = Editor(load(config).pipeline.generator).encode
+    sources = np.stack([np.asarray(source) for source in edited.sources]).transpose(0, 3, 1, 2)
     known = edited.known.reshape(-1, *edited.grid)
     if mode == "outpaint":  # a quarter of 16 pixels on two sides, in cells of 4
         assert edited.grid == (4, 6)
@@ -134,10 +128,10 @@ def test_what_is_kept_by_default(models: dict[str, str], picture: Path, mode: st
         assert not known[:, :, (0, 5)].any()
         np.testing.assert_array_equal(
             edited.codes[edited.known].reshape(4, 16),
-            Editor(loaded.pipeline.generator).encode(edited.sources[..., 4:20]),
+            encode(sources[..., 4:20]),
         )
         return
-    codes = Editor(loaded.pipeline.generator).encode(edited.sources)
+    codes = encode(sources)
     np.testing.assert_array_equal(edited.codes[edited.known], codes[edited.known])
     if mode == "inpaint":
         assert known[:, :2].all()
@@ -159,8 +153,7 @@ def test_a_mask_of_one_pixel_is_one_cell(
         painted.save(mask)
     for mode, count in (("inpaint", 15), ("transfer", 1)):
         config = EditConfig(**models, image=picture, mask=mask, labels=("1",), mode=mode)
-        edited, _ = make(config)
-        assert edited.known.sum(axis=1).tolist() == [count] * 4
+        assert make(config).known.sum(axis=1).tolist() == [count] * 4
 
 
 def test_a_small_image_is_said_to_be_enlarged(

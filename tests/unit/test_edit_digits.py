@@ -18,7 +18,7 @@ from lpd.files import read_json
 from lpd.generation import ImageGenerator
 from lpd.models.lpd import LPD
 from lpd.orders.request import OrderOptions
-from lpd.pipeline import to_images
+from lpd.pipeline_results import to_images
 from lpd.sampling.config import SamplingConfig
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.weights import save_pretrained
