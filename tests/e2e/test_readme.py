@@ -100,6 +100,19 @@ ENTRIES = (
             "outputs/digits/tokenizer/model.safetensors",
         ),
     ),
+    Entry(
+        shows="python scripts/sample.py",
+        leaves=tuple(
+            f"outputs/{name}"
+            for name in (
+                "samples/samples.png",
+                "samples/passes.png",
+                "samples/decoding.gif",
+                "edits/edits.png",
+            )
+        ),
+    ),
+    Entry(shows="pipe.inpaint(", leaves=("eight.png", "wide.png")),
     # Train on your own images.
     Entry(
         shows="RUN=runs/mine",
@@ -131,7 +144,6 @@ ENTRIES = (
     ),
     Entry(shows="ORDERS.append(", leaves=("from_the_middle.png",)),
     # The road to ImageNet.
-    Entry(shows="scripts/fault_drill.sh", not_here="takes twenty minutes: test_fault_drill.py"),
     Entry(
         shows="scripts/slurm/submit.sh",
         changes={"scripts/train/lpd_l_256.sh": f"scripts/train/lpd_l_256.sh {DRY}"},
@@ -218,13 +230,11 @@ ENTRIES = (
     # Results.
     Entry(
         shows="bash scripts/reproduce.sh",
-        changes={"reproduce.sh": f"reproduce.sh {DRY}"},  # test_reproduce.py runs it
-        prints='"lpd_l_256_32"',
-    ),
-    Entry(
-        shows="scripts/ablations.sh orders",
-        changes={"--seed": f"{DRY} --seed"},
-        prints='"order": \\[\n *"raster"',
+        changes={  # test_reproduce.py and test_scripts.py run them
+            "reproduce.sh": f"reproduce.sh {DRY}",
+            "ablations.sh orders": f"ablations.sh orders {DRY}",
+        },
+        prints='"lpd_l_256_32"(.*\\n)*.*"order": \\[\\n *"raster"',
     ),
     Entry(shows="scripts/check_parity.py"),
     Entry(shows="bash scripts/test.sh", not_here="these are the tests"),
