@@ -101,7 +101,7 @@ ENTRIES = (
         ),
     ),
     Entry(
-        shows="python scripts/sample.py",
+        shows="python scripts/edit.py",
         leaves=tuple(
             f"outputs/{name}"
             for name in (
@@ -130,6 +130,7 @@ ENTRIES = (
             "runs/mine/training/samples/step_00000001.png",
             "runs/mine/reference.npz",
             "runs/mine/evaluation/results.json",
+            "runs/mine/samples/samples.png",
         ),
     ),
     Entry(
@@ -539,6 +540,8 @@ def test_python(
     with Image.open(repository / "golden_retriever.png") as image:
         assert image.size == (256, 256)
         assert np.asarray(image).std() > 0
+    with Image.open(repository / "wide.png") as image:
+        assert image.size == (48, 32)
     # What was saved is the same pipeline.
     saved = LPDPipeline.from_pretrained(repository / "outputs" / "digits", device="cpu")
     options = {"generation_steps": 16, "repulsion_threshold": 1, "cfg": 3.0, "seed": 0}
