@@ -13,13 +13,15 @@ from scripts.quickstart.run import COMPARED_ORDERS, GUIDANCE, GUIDANCES, SHOWN_S
 from scripts.quickstart.tables import estimate_in
 from scripts.sweep_figures.points import PASSES
 
+_STEPS = "generation_steps"  # what a result's setting calls its number of passes
+
 
 def quality_claims(quickstart: Quickstart) -> list[str]:
     """What may be said of the FID of orders and numbers of passes: a sentence each."""
     steps = sorted({point.values[PASSES] for point in quickstart.compared}, reverse=True)
 
     def fid(first: tuple[str, int], second: tuple[str, int], cfg: float = GUIDANCE) -> Difference:
-        ways = [{"order": order, PASSES: each} for order, each in (first, second)]
+        ways = [{"order": order, _STEPS: each} for order, each in (first, second)]
         return quickstart.compare("fid", {**ways[0], "cfg": cfg}, {**ways[1], "cfg": GUIDANCE})
 
     orders = [
@@ -41,7 +43,7 @@ def quality_claims(quickstart: Quickstart) -> list[str]:
 
 def guidance_claim(quickstart: Quickstart) -> str:
     """What may be said of the FID of other scales of guidance."""
-    shown = {"order": LOCALITY_NAME, PASSES: SHOWN_STEPS}
+    shown = {"order": LOCALITY_NAME, _STEPS: SHOWN_STEPS}
     others = [cfg for cfg in GUIDANCES if cfg != GUIDANCE]
     return sentence(
         f"Compared with guidance {GUIDANCE:g}, FID is",

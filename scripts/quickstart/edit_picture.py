@@ -55,7 +55,7 @@ def draw_edits(
             turned.append([digit, *_row(edited)])
     blank = [""] * (_RESULTS // 2 - 1)
     captions = (
-        ("digit", "mask", *blank, "inpainted as its own class"),
+        ("digit", "mask", *blank, "inpainted, same class"),
         ("digit", "left half", *blank, "outpainted to the right"),
         ("digit", "mask", *(f"as {label}" for label in classes)),
     )

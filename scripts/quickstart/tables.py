@@ -7,6 +7,7 @@ from typing import Any
 
 from lpd.likelihood import Estimate
 from lpd.orders.registry import find_order
+from scripts.quickstart.run import SHOWN_STEPS
 from scripts.sweep_figures.points import LATENCY, PASSES, SECONDS, Point
 
 
@@ -53,11 +54,11 @@ def editing_table(editing: Mapping[str, Any]) -> str:
         return with_error(estimate_in(values, name), 100, 1)
 
     before = {
-        "real, held out": "real",
-        "real, after the tokenizer": "reconstructed",
-        "generated from nothing": "generated",
+        "real": ("real, held out", ""),
+        "reconstructed": ("real, after the tokenizer", ""),
+        "generated": ("generated from nothing", str(SHOWN_STEPS)),
     }
-    rows = [[what, "", share(editing, name), ""] for what, name in before.items()]
+    rows = [[what, passes, share(editing, name), ""] for name, (what, passes) in before.items()]
     for edits in editing["edits"]:
         to_be = "its own class" if edits["is_own_class"] else "another class"
         rows.append(

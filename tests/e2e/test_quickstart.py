@@ -182,6 +182,27 @@ def test_claims_follow_from_the_numbers(output_dir: Path) -> None:
     assert f"in 4 passes ({statistics.mean(more):+.2f} ± {error:.2f})" in found
 
 
+def test_edits_are_counted_and_shown(output_dir: Path) -> None:
+    editing = json.loads((output_dir / "results.json").read_text())["editing"]
+    assert editing["images"] == 296
+    assert editing["real"] > 0.97
+    page = (output_dir / "report.html").read_text()
+    for number in (editing["real"], editing["generated"]):
+        assert f"<td>{100 * number:.1f} ± " in page
+    for edits in editing["edits"]:
+        assert edits["passes"] < 16
+        assert (
+            f"<td>{100 * edits['recognised']:.1f} ± {100 * edits['recognised_error']:.1f}" in page
+        )
+    same, other = (
+        [each["recognised"] for each in editing["edits"] if each["is_own_class"] is own]
+        for own in (True, False)
+    )
+    assert min(same) > max(other)  # however little the model has learned: much is kept
+    with Image.open(output_dir / "editing" / "editing.png") as picture:
+        assert picture.width > 600
+
+
 def test_pre_generated_orders_are_those_of_the_evaluation(output_dir: Path) -> None:
     file = load_orders(output_dir / "orders_lpd_16.npz")
     assert file.group_sizes is not None

@@ -1,8 +1,10 @@
 """scripts/quickstart/edit_digits.py: what is counted, and that a complete folder stays."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,8 +25,10 @@ from lpd.sampling.config import SamplingConfig
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.weights import save_pretrained
 from scripts.quickstart import edit_digits
+from scripts.quickstart.claims import editing_claim
 from scripts.quickstart.edit_digits import EditDigitsConfig, other_classes, spread_over_classes
 from scripts.quickstart.run import GUIDANCE, LOCALITY
+from scripts.quickstart.tables import editing_table
 
 
 @settings(max_examples=50, deadline=None)
@@ -164,3 +168,37 @@ def test_mistakes_are_named() -> None:
         EditDigitsConfig(**here, num_images=1)
     with pytest.raises(InputError, match="seed must be from 0"):
         EditDigitsConfig(**here, seed=-1)
+
+
+def test_what_the_report_says_of_edits() -> None:
+    def edits(own: bool, share: float, before: float) -> dict[str, Any]:
+        return {
+            "region": "the lower half",
+            "is_own_class": own,
+            "passes": 6,
+            "recognised": share,
+            "recognised_error": 0.03,
+            "recognised_as_before": before,
+            "recognised_as_before_error": 0.01,
+        }
+
+    shares = {"real": 0.99, "reconstructed": 0.98, "generated": 0.9}
+    editing = {
+        "images": 100,
+        **shares,
+        **{f"{name}_error": 0.04 for name in shares},
+        "edits": [edits(True, 0.97, 0.97), edits(False, 0.5, 0.25)],
+    }
+    cells = re.findall(r"<td>(.*?)</td>", editing_table(editing))
+    assert cells == [
+        *("real, held out", "", "99.0 ± 4.0", ""),
+        *("real, after the tokenizer", "", "98.0 ± 4.0", ""),
+        *("generated from nothing", "16", "90.0 ± 4.0", ""),
+        *("the lower half anew, as its own class", "6", "97.0 ± 3.0", ""),
+        *("the lower half anew, as another class", "6", "50.0 ± 3.0", "25.0 ± 1.0"),
+    ]
+    assert editing_claim(editing).endswith("is lower with the lower half anew (-0.400 ± 0.050).")
+    editing["edits"][1]["recognised"] = 0.85
+    assert editing_claim(editing).endswith(
+        "is within noise with the lower half anew (-0.050 ± 0.050)."
+    )
