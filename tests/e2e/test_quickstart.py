@@ -194,11 +194,8 @@ def test_edits_are_counted_and_shown(output_dir: Path) -> None:
         assert (
             f"<td>{100 * edits['recognised']:.1f} ± {100 * edits['recognised_error']:.1f}" in page
         )
-    same, other = (
-        [each["recognised"] for each in editing["edits"] if each["is_own_class"] is own]
-        for own in (True, False)
-    )
-    assert min(same) > max(other)  # however little the model has learned: much is kept
+    same, other = (each["recognised"] for each in editing["edits"][:2])
+    assert same > other  # however little the model has learned: half of the digit is kept
     with Image.open(output_dir / "editing" / "editing.png") as picture:
         assert picture.width > 600
 
