@@ -69,7 +69,7 @@ if ! "$python" -c "import torch; assert torch.__version__.split('+')[0] == '$TOR
         pip install --quiet "torch==$TORCH"
     fi
 fi
-pip install --quiet "torchvision==$TORCHVISION" --editable ".[dev,quickstart]"
+pip install --quiet "torchvision==$TORCHVISION" --editable ".[demo,dev,quickstart]"
 
 "$python" -c "import lpd, torchvision, timm, torch_fidelity"
 echo "$wanted" >"$stamp"
