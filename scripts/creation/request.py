@@ -30,8 +30,8 @@ def _options() -> PipelineOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CreationRequest:
-    """Which model makes images, and how. The defaults are those of the quickstart's model."""
+class ModelRequest:
+    """Which model, and where it computes in what."""
 
     model: str = MODEL
     """The model: a folder, a weight file, or a repository of the hub such as
@@ -39,49 +39,14 @@ class CreationRequest:
     tokenizer: str | None = None
     """The same of its tokenizer. By default the one beside the model, or that of the published
     models; with the quickstart's model the quickstart's."""
-    labels: tuple[str, ...] | None = None
-    """Classes, each by name or number."""
-    num_images_per_label: int = 4
-    """How many images of each class."""
-    options: Annotated[PipelineOptions, Flat] = field(default_factory=_options)
-    recommended: int | None = None
-    """Number of passes of a published setting of the model, which gives --generation_steps, --cfg
-    and --repulsion_threshold."""
-    seed: int = 0
-    """Image i depends on its class, the options, the seed and i alone."""
     device: str | None = None
     """cpu, cuda, ...; the GPU where there is one by default."""
     dtype: str = "float32"
     """What to compute in: float32, bfloat16, or auto for the faster of the two."""
-    batch_size: int = 64
-    """Most images generated at a time."""
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
-        if self.labels is not None and not self.labels:
-            raise InputError("labels needs at least one class, by name or number")
-        if self.num_images_per_label < 1:
-            raise InputError(
-                f"num_images_per_label must be at least 1, got {self.num_images_per_label}"
-            )
-        num_images = len(self.labels or "1") * self.num_images_per_label
-        if num_images > MOST_IMAGES:
-            raise InputError(
-                f"{num_images} images are more than the {MOST_IMAGES} of one call: "
-                "main_eval.py is for so many"
-            )
         if self.dtype not in DTYPES:
             raise InputError(f"dtype must be {', '.join(DTYPES)}, got {self.dtype!r}")
-        if self.batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
-        if self.recommended is not None:
-            usual, asked = flatten(_options()), flatten(self.options)
-            for name in ("generation_steps", "cfg", "repulsion_threshold"):
-                if asked[name] != usual[name]:
-                    raise InputError(
-                        f"--recommended gives {name}: leave out --{name} {asked[name]}, or "
-                        "--recommended"
-                    )
 
     @property
     def tokenizer_name(self) -> str | None:
@@ -106,3 +71,47 @@ class CreationRequest:
                     f"there is no {name}: make the quickstart's model first, {MAKE_IT}, or name "
                     "another with --model"
                 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreationRequest(ModelRequest):
+    """Which model makes images, and how. The defaults are those of the quickstart's model."""
+
+    labels: tuple[str, ...] | None = None
+    """Classes, each by name or number."""
+    num_images_per_label: int = 4
+    """How many images of each class."""
+    options: Annotated[PipelineOptions, Flat] = field(default_factory=_options)
+    recommended: int | None = None
+    """Number of passes of a published setting of the model, which gives --generation_steps, --cfg
+    and --repulsion_threshold."""
+    seed: int = 0
+    """Image i depends on its class, the options, the seed and i alone."""
+    batch_size: int = 64
+    """Most images generated at a time."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_seed(self.seed)
+        if self.labels is not None and not self.labels:
+            raise InputError("labels needs at least one class, by name or number")
+        if self.num_images_per_label < 1:
+            raise InputError(
+                f"num_images_per_label must be at least 1, got {self.num_images_per_label}"
+            )
+        num_images = len(self.labels or "1") * self.num_images_per_label
+        if num_images > MOST_IMAGES:
+            raise InputError(
+                f"{num_images} images are more than the {MOST_IMAGES} of one call: "
+                "main_eval.py is for so many"
+            )
+        if self.batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {self.batch_size}")
+        if self.recommended is not None:
+            usual, asked = flatten(_options()), flatten(self.options)
+            for name in ("generation_steps", "cfg", "repulsion_threshold"):
+                if asked[name] != usual[name]:
+                    raise InputError(
+                        f"--recommended gives {name}: leave out --{name} {asked[name]}, or "
+                        "--recommended"
+                    )

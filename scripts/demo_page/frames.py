@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from lpd.pipeline import PipelineResult, Step
+from lpd.pipeline_results import EditResult, PipelineResult, Step
 from scripts.demo_page.pass_map import EMPTY, KEPT, draw_pass_map
 
 
@@ -75,10 +75,7 @@ class Unfolding:
         )
 
 
-def last_frame(result: PipelineResult, grid: tuple[int, int]) -> Frame:
+def last_frame(result: PipelineResult | EditResult, grid: tuple[int, int]) -> Frame:
     """The frame of a finished call of one image."""
-    return Frame(
-        image=result.images[0],
-        passes=result.plan.pass_of_cell[0].reshape(grid),
-        num_passes=result.plan.num_groups,
-    )
+    passes = result.pass_of_cell[0].reshape(grid)  # (h, w)
+    return Frame(image=result.images[0], passes=passes, num_passes=int(passes.max()) + 1)

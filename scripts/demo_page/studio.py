@@ -11,7 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from lpd.errors import InputError
-from lpd.evaluation.published import ROWS
+from lpd.evaluation.generated.published import ROWS
 from lpd.orders.registry import LOCALITY_NAME, examples, find_order, own_group_sizes
 from lpd.pipeline import LPDPipeline
 from scripts.demo_page.frames import Frame, Unfolding, last_frame

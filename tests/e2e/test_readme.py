@@ -150,6 +150,7 @@ ENTRIES = (
         changes={"scripts/train/lpd_l_256.sh": f"scripts/train/lpd_l_256.sh {DRY}"},
         prints=r'"published_row": "lpd_l_256_20"(.*\n)*.*"global_batch_size": 2048',
     ),
+    Entry(shows="scripts/demo.py", not_here="serves until Ctrl-C: test_demo.py"),
     Entry(shows="download_weights.py", not_here="needs the hub: test_download_weights.py"),
     Entry(
         shows="main_cache.py \\\n    --img_size 256",

@@ -1,46 +1,23 @@
-"""Which model the demo shows, and what it says where there is none."""
+"""What the demo says of wrong flags, and where there is no model to show."""
 
 from pathlib import Path
 
 import pytest
 
 from lpd.errors import InputError
-from scripts import demo
-from scripts.demo import DemoConfig
+from scripts.demo import DemoConfig, run
 
 
-@pytest.fixture
-def quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A place for the quickstart's folders, which the working directory is beside."""
-    folder = tmp_path / "outputs" / "quickstart"
-    monkeypatch.setattr(demo, "QUICKSTART_MODEL", folder / "lpd" / "model")
-    monkeypatch.setattr(demo, "QUICKSTART_TOKENIZER", folder / "tokenizer")
-    (tmp_path / "elsewhere").mkdir()
-    monkeypatch.chdir(tmp_path / "elsewhere")
-    return folder
-
-
-def test_the_quickstarts_model_is_shown(quickstart: Path) -> None:
-    (quickstart / "lpd" / "model").mkdir(parents=True)
-    (quickstart / "tokenizer").mkdir()
-    model, tokenizer = DemoConfig().names()
-    assert (model, tokenizer) == (
-        "../outputs/quickstart/lpd/model",
-        "../outputs/quickstart/tokenizer",
-    )
-    assert DemoConfig(tokenizer="mine").names() == (model, "mine")
-    assert DemoConfig(model="an/id").names() == ("an/id", None)
-    assert DemoConfig(model="an/id", tokenizer="mine").names() == ("an/id", "mine")
-    assert DemoConfig().resolved()["model"] == model
-
-
-def test_without_it_the_command_that_makes_it_is_named(quickstart: Path) -> None:
+def test_without_the_quickstarts_model_the_command_that_makes_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     told = (
-        r"^there is no \.\./outputs/quickstart/lpd/model: make the quickstart's model first, "
+        "^there is no outputs/quickstart/lpd/model: make the quickstart's model first, "
         "bash scripts/quickstart.sh, or name another with --model$"
     )
     with pytest.raises(InputError, match=told):
-        DemoConfig().names()
+        run(DemoConfig())
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ def test_generation_is_the_pipelines(studio: Studio) -> None:
     result = studio.pipe(1, **plain(studio))
     assert last.image.tobytes() == result.images[0].tobytes()
     assert frames[-1].image.tobytes() == last.image.tobytes()
-    check_frames(frames, last, result.plan.pass_of_cell[0])
+    check_frames(frames, last, result.pass_of_cell[0])
     assert last.progress == "16 cells in 5 passes"
 
 
@@ -94,7 +94,7 @@ def test_editing_is_the_pipelines(studio: Studio, keep_painted: bool) -> None:
     selected = ~mask if keep_painted else mask
     result = studio.pipe.inpaint(image, _white_where(selected), 2, edit_steps=3, **plain(studio))
     assert last.image.tobytes() == result.images[0].tobytes()
-    check_frames(frames, last, result.plan.pass_of_cell[0])
+    check_frames(frames, last, result.pass_of_cell[0])
     kept = ~selected[::4, ::4]
     np.testing.assert_array_equal(last.passes == KEPT, kept)
 
