@@ -245,11 +245,21 @@ class Sampler:
 
         Args:
             inputs: what :meth:`upload` gave.
-            cache: an empty one with room for the sequences. By default the sampler's own, which it
-                keeps and enlarges as needed: then only one iteration at a time.
+            cache: an empty one with room for the sequences. By default one that the sampler keeps
+                for this and enlarges as needed.
         """
-        if cache is None:
-            cache = self._own_cache(inputs)
+        if cache is not None:
+            yield from self._all_passes(inputs, cache)
+            return
+        own = self._taken_cache(inputs)
+        try:
+            yield from self._all_passes(inputs, own)
+        finally:
+            if self._cache is None or self._cache.num_sequences < own.num_sequences:
+                self._cache = own
+
+    def _all_passes(self, inputs: DecodeInputs, cache: KVCache) -> Iterator[DecodedPass]:
+        """The passes, and those that decode again."""
         if not inputs.refine_sizes:
             yield from self._passes(inputs, cache, self.log_probs)
             return
@@ -315,12 +325,15 @@ class Sampler:
             if start < end:  # the last group is nobody's context
                 context = model.token_context(tokens, positions)[None]  # (1, B, g, D)
 
-    def _own_cache(self, inputs: DecodeInputs) -> KVCache:
-        if self._cache is None or self._cache.num_sequences < inputs.num_sequences:
-            self._cache = None  # there need not be room for both
-            self._cache = self.make_cache(inputs)
-        self._cache.reset()
-        return self._cache
+    def _taken_cache(self, inputs: DecodeInputs) -> KVCache:
+        # It is nobody else's until it is given back: another thread, or a caller that decodes
+        # between two passes, would write over what the passes to come attend to.
+        cache, self._cache = self._cache, None
+        if cache is None or cache.num_sequences < inputs.num_sequences:
+            cache = None  # there need not be room for both
+            cache = self.make_cache(inputs)
+        cache.reset()
+        return cache
 
     def _check(
         self,

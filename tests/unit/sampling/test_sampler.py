@@ -263,6 +263,32 @@ def test_passes_one_by_one_are_the_call(tiny_model: LPD) -> None:
     assert torch.equal(codes, sampler(labels, plan, uniforms, config))
 
 
+@pytest.mark.parametrize("refine", [0.0, 0.5])
+def test_decoding_between_two_passes_changes_nothing(tiny_model: LPD, refine: float) -> None:
+    config = SamplingConfig(cfg=2.0, refine=refine)
+    sampler = Sampler(tiny_model, 3)
+    again = sum(refine_sizes(config, SIZES))
+
+    def made(images: np.ndarray) -> Any:
+        labels, plan, _ = inputs(images)
+        return sampler.upload(
+            labels, plan, torch.from_numpy(token_uniforms(0, images, 16 + again)), config
+        )
+
+    outer, inner = made(np.arange(3)), made(np.arange(5, 8))
+    alone, other = sampler.decode(outer).codes, sampler.decode(inner).codes
+    found: list[torch.Tensor] = []
+    decoded = sampler.decode(
+        outer, on_pass=lambda _: found.append(sampler.decode(inner).codes)
+    ).codes
+    assert torch.equal(decoded, alone)
+    assert len(found) == outer.num_passes
+    assert all(torch.equal(each, other) for each in found)
+    # What is begun and left takes nothing from what follows.
+    next(sampler.passes(outer))
+    assert torch.equal(sampler.decode(outer).codes, alone)
+
+
 def test_the_cache_has_room_for_the_largest_batch_so_far(
     tiny_model: LPD, monkeypatch: pytest.MonkeyPatch
 ) -> None:
