@@ -9,18 +9,32 @@ On the command line its fields are plain flags (``--cfg``, not ``--sampling.cfg`
 keyword arguments, and in records plain names.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
+import operator
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 import tyro
+
+from lpd.errors import InputError
 
 Flat: Any = tyro.conf.OmitArgPrefixes
 """Marks a field whose dataclass's fields count as the configuration's own."""
 YOUNGER = "younger"
 """Metadata of a configuration's field that earlier versions did not have."""
+
+_KINDS: dict[Any, str] = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    Path: "a path",
+}
+_MOST_CHARACTERS = 60  # of a value in a message
 
 OptionsT = TypeVar("OptionsT")
 CallableT = TypeVar("CallableT", bound=Callable[..., Any])
@@ -41,9 +55,12 @@ def flatten(options: Any) -> dict[str, Any]:
 def from_flat(options_class: type[OptionsT], values: Mapping[str, Any]) -> OptionsT:
     """The dataclass instance with these fields, and defaults for the others.
 
+    Numbers of numpy and torch become Python's.
+
     Raises:
         TypeError: there is no field of a name; the message has the nearest.
-        InputError: a value is out of range.
+        InputError: a value is out of range, or no value of its field's kind, such as text for a
+            number.
     """
     names = [parameter.name for parameter in parameters(options_class)]
     for name in values:
@@ -55,12 +72,43 @@ def from_flat(options_class: type[OptionsT], values: Mapping[str, Any]) -> Optio
 
 
 def _build(options_class: type[OptionsT], values: Mapping[str, Any]) -> OptionsT:
-    arguments = {
-        field.name: values[field.name] if nested is None else _build(nested, values)
-        for field, nested in _fields(options_class)
-        if nested is not None or field.name in values
-    }
+    types = get_type_hints(options_class)
+    arguments: dict[str, Any] = {}
+    for field, nested in _fields(options_class):
+        if nested is not None:
+            arguments[field.name] = _build(nested, values)
+        elif field.name in values:
+            arguments[field.name] = _checked(field.name, values[field.name], types[field.name])
     return options_class(**arguments)
+
+
+def _checked(name: str, value: Any, annotation: Any) -> Any:
+    """A value as its field has it; fields of tuples and the like are their dataclasses' concern."""
+    kinds = get_args(annotation) or (annotation,)
+    if not all(kind in _KINDS or kind is type(None) for kind in kinds):
+        return value
+    if value is None and type(None) in kinds:
+        return value
+    for kind in kinds:
+        with contextlib.suppress(TypeError, ValueError, OverflowError, RuntimeError):
+            return _as(kind, value)
+    expected = " or ".join(_KINDS.get(kind, "None") for kind in kinds)
+    told = " ".join(repr(value).split())[:_MOST_CHARACTERS]
+    raise InputError(f"{name} must be {expected}, got {told}")
+
+
+def _as(kind: Any, value: Any) -> Any:
+    # Truth values pass for 0 and 1, and those of arrays and tensors as well.
+    is_truth = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
+    if kind is bool and is_truth:
+        return bool(value)
+    if kind is int and not is_truth:
+        return operator.index(value)
+    if kind is float and not is_truth and not isinstance(value, str | bytes):
+        return float(value)
+    if kind in (str, Path) and isinstance(value, kind):
+        return value
+    raise TypeError
 
 
 def parameters(options_class: type) -> list[inspect.Parameter]:

@@ -92,7 +92,9 @@ def random_integers(
 
 
 def check_seed(seed: int) -> None:
-    """Raise InputError unless 0 <= seed <= 2**63 - 1."""
+    """Raise InputError unless it is a whole number, 0 <= seed <= 2**63 - 1."""
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise InputError(f"seed must be a whole number, got {seed!r}")
     if not 0 <= seed <= MAX_SEED:
         raise InputError(f"seed must be from 0 to {MAX_SEED}, got {seed}")
 

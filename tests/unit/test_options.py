@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import Annotated
 
+import numpy as np
 import pytest
 
 from lpd import cli
@@ -73,3 +74,38 @@ def test_flags_are_flat_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["program", *flags])
     assert cli.parse(Program, "Does things.") == PROGRAM
     assert dataclasses.replace(PROGRAM, steps=(1,)) != PROGRAM
+
+
+class _Tensor:
+    """A number as torch has it: it has a dtype, and gives Python's if asked."""
+
+    dtype = "float32"
+
+    def __float__(self) -> float:
+        return 2.5
+
+
+def test_values_are_of_their_fields_kind() -> None:
+    made = from_flat(Program, {"seed": np.int64(3), "cfg": _Tensor(), "steps": (1, 2)})
+    assert (made.seed, made.drawing.cfg, made.steps) == (3, 2.5, (1, 2))
+    assert type(made.seed) is int
+    assert type(made.drawing.cfg) is float
+    assert from_flat(Program, {"seed": 1, "cfg": 2}).drawing.cfg == 2
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seed": 1.0}, "seed must be a whole number, got 1.0"),
+        ({"seed": "1"}, "seed must be a whole number, got '1'"),
+        ({"seed": True}, "seed must be a whole number, got True"),
+        ({"seed": None}, "seed must be a whole number, got None"),
+        ({"seed": 1, "cfg": "3"}, "cfg must be a number, got '3'"),
+        ({"seed": 1, "cfg": [3.0]}, r"cfg must be a number, got \[3.0\]"),
+        ({"seed": 1, "cfg": np.True_}, "cfg must be a number, got"),
+        ({"seed": 1, "cfg": 10**999}, "cfg must be a number, got 1000"),
+    ],
+)
+def test_values_of_another_kind_are_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        from_flat(Program, values)
