@@ -4,15 +4,15 @@ import contextlib
 import os
 import signal
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, TiffImagePlugin
+from PIL import ExifTags, Image, TiffImagePlugin
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -30,6 +30,16 @@ Loaded = TypeVar("Loaded")
 
 # Where mode I, of 32 bits, is how some of Pillow's versions hold 16.
 _FORMATS_OF_16_BITS = frozenset({"PNG", "PPM"})
+# What brings an image of each EXIF orientation upright; 1 is upright.
+_TURNS: dict[Any, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,11 +164,27 @@ def read_image(path: Path) -> Image.Image:
             (``Image.MAX_IMAGE_PIXELS``, 89 million), or its pixels are floats or integers whose
             range it does not say; the message names it.
     """
+    return _read(path, to_rgb)
+
+
+def read_upright(path: Path) -> Image.Image:
+    """Read an image as :func:`read_image` does, and turn it as its file says (EXIF), so that it is
+    seen as any viewer shows it. Images of a training are not turned, as ADM's are not."""
+    return _read(path, lambda image: turned(to_rgb(image), image))
+
+
+def turned(image: Image.Image, source: Image.Image) -> Image.Image:
+    """An image in the orientation that the metadata of its source tell."""
+    method = _TURNS.get(source.getexif().get(ExifTags.Base.Orientation))
+    return image if method is None else image.transpose(method)
+
+
+def _read(path: Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # else it is decoded
             with Image.open(path) as image:
-                return to_rgb(image)
+                return convert(image)
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
         raise InputError(f"cannot read the image {printable(path)}: {_reason(error)}") from error
 

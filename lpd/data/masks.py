@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from lpd.data.images import turned
 from lpd.data.transforms import touched_by_crop
 from lpd.errors import InputError
 from lpd.files import printable
@@ -55,7 +56,7 @@ def painted(image: Image.Image) -> Mask:
 
 
 def read_mask(path: Path) -> Mask:
-    """Read a mask from an image file.
+    """Read a mask from an image file, turned as its metadata say.
 
     Raises:
         InputError: the file is missing, damaged or too large, or its mode is none that
@@ -65,7 +66,7 @@ def read_mask(path: Path) -> Mask:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # else it is decoded
             with Image.open(path) as image:
-                return painted(image)
+                return painted(turned(image, image))
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
         reason = str(error) or type(error).__name__
         raise InputError(f"cannot read the mask {printable(path)}: {reason}") from error
@@ -88,8 +89,13 @@ def touched_cells(
     Raises:
         InputError: the mask is no boolean array of the image's size, or touches no cell, or all.
     """
+    if not isinstance(mask, np.ndarray):
+        raise InputError(f"a mask is an image or (H, W) booleans, got {type(mask).__name__}")
     if mask.dtype != np.bool_ or mask.ndim != 2:
-        raise InputError(f"a mask is (H, W) booleans, got {mask.dtype} of shape {mask.shape}")
+        raise InputError(
+            f"a mask is an image or (H, W) booleans, such as MASK > 0, got {mask.dtype} of shape "
+            f"{mask.shape}"
+        )
     height, width = mask.shape
     if (width, height) != tuple(image_size):
         raise InputError(

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngImageFile
 from torch.utils.data import DataLoader
 
@@ -20,6 +20,7 @@ from lpd.data.images import (
     index_any_images,
     index_images,
     read_image,
+    read_upright,
     reading,
 )
 
@@ -257,3 +258,16 @@ def test_workers_outlive_the_signals_of_a_terminal_or_scheduler(tmp_path: Path) 
             os.kill(worker.pid, number)
         assert len(list(batches)) == 7
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_viewers_turn_them(tmp_path: Path, orientation: int) -> None:
+    pixels = np.random.default_rng(0).integers(256, size=(5, 3, 3), dtype="u1")
+    note = Image.Exif()
+    note[0x0112] = orientation
+    path = tmp_path / "a.png"
+    Image.fromarray(pixels).save(path, exif=note)
+    with Image.open(path) as image:
+        expected = ImageOps.exif_transpose(image)
+    np.testing.assert_array_equal(read_upright(path), expected)
+    np.testing.assert_array_equal(read_image(path), pixels)

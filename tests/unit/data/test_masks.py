@@ -117,7 +117,7 @@ def test_a_single_pixel_is_never_lost_in_the_square(
         (np.zeros((16, 20), dtype=bool), "the mask is empty: paint what is meant"),
         (np.ones((16, 20), dtype=bool), "touches all of the 16 cells of 4 x 4 pixels"),
         (np.ones((20, 16), dtype=bool), "mask is of 16 x 20 pixels, but the image of 20 x 16"),
-        (np.ones((16, 20)), r"a mask is \(H, W\) booleans, got float64 of shape \(16, 20\)"),
+        (np.ones((16, 20)), r"booleans, such as MASK > 0, got float64 of shape \(16, 20\)"),
         (np.ones((16, 20, 1), dtype=bool), r"got bool of shape \(16, 20, 1\)"),
         (np.arange(20) * np.ones((16, 1)) == 19, "empty in the square in the middle"),
     ],
