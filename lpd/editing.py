@@ -13,6 +13,7 @@ n images, N cells of the model's grid, C cells of a canvas, which is that grid b
 import warnings
 from collections.abc import Sequence, Sized
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,20 +59,23 @@ class Edited:
 
     @property
     def pass_of_cell(self) -> Rows:
-        """(n, C) the pass, from 0, in which each cell was decoded; -1 for the known."""
-        passes = np.full(self.codes.shape, -1, dtype=np.int64)
+        """(n, C) the pass, from 0, in which each cell was first decoded; -1 for the known."""
+        passes = np.full(self.codes.shape, -1, dtype=np.int64)  # (n, C)
         done = np.zeros(len(self.codes), dtype=np.int64)
         for part in self.parts:
             of_part = part.plan.pass_of_cell  # (b, N)
             row, place = np.nonzero(of_part >= 0)
             passes[part.rows[row], part.cells[place]] = of_part[row, place] + done[part.rows][row]
-            done[part.rows] += part.plan.num_groups
+            done[part.rows] += part.num_passes
         return passes
 
     @property
     def num_passes(self) -> Rows:
-        """(n,) how many passes each image took."""
-        return self.pass_of_cell.max(axis=1) + 1
+        """(n,) how many passes each image took, with those that decoded codes again."""
+        passes = np.zeros(len(self.codes), dtype=np.int64)  # (n,)
+        for part in self.parts:
+            passes[part.rows] += part.num_passes
+        return passes
 
 
 class Editor:
@@ -108,6 +112,7 @@ class Editor:
             raise InputError("there are no images to edit")
         width, height = size or (self.side, self.side)
         pixels = np.empty((len(images), 3, height, width), dtype=np.uint8)
+        _check_images(images)
         for number, image in enumerate(images):
             try:
                 rgb = to_rgb(image)
@@ -166,6 +171,7 @@ class Editor:
             InputError: an image, mask, label or setting is of no use; the message names it.
         """
         _check_count(masks, len(images), "masks")
+        _check_images(images)
         cells = []
         for number, (image, mask) in enumerate(zip(images, masks, strict=True)):
             try:
@@ -212,6 +218,11 @@ class Editor:
         indices = _indices(image_indices, len(images))
         if isinstance(keep, np.ndarray):
             known = self._chosen(keep, len(images))
+        elif isinstance(keep, bool) or not isinstance(keep, int | float | np.number):
+            raise InputError(
+                "keep is a share of the codes, or booleans in a numpy array, got "
+                f"{type(keep).__name__}"
+            )
         else:
             num_positions = self.generator.model.config.num_positions
             known = kept_at_random(settings.seed, indices, keep, num_positions)
@@ -338,6 +349,15 @@ def _indices(image_indices: Rows | None, count: int) -> Rows:
         return np.arange(count)
     _check_count(image_indices, count, "image indices")
     return image_indices
+
+
+def _check_images(images: Sequence[Any]) -> None:
+    for number, image in enumerate(images):
+        if not isinstance(image, Image.Image):
+            raise InputError(
+                f"image {number} is of type {type(image).__name__}: give an image of Pillow's, "
+                "such as Image.open(FILE) or Image.fromarray(PIXELS)"
+            )
 
 
 def _check_count(given: Sized, count: int, what: str) -> None:

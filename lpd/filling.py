@@ -40,6 +40,8 @@ class Part:
     """(N,) the plan's cells, as raster positions on the canvas."""
     plan: DecodePlan
     """Of the b images."""
+    num_passes: int
+    """All of them, those that decoded codes again too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +146,8 @@ class _Filling:
             if number:  # with the same numbers, windows would be alike
                 seed = torch_seed(Stream.WINDOW, seed, number)
             for rows, plan, inputs in self._prepared(cells, job.values(), seed):
-                self.parts.append(Part(rows=rows, cells=cells, plan=plan))
+                part = Part(rows=rows, cells=cells, plan=plan, num_passes=inputs.num_passes)
+                self.parts.append(part)
                 codes, finite, pixels = self._decode(rows, cells, inputs, alone)
                 self.codes[rows[:, None], cells] = codes.cpu().numpy()
                 self.finite[rows] &= finite.cpu().numpy()

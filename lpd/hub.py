@@ -3,6 +3,8 @@
 Fetched files stay in the hub's own cache; nothing is fetched twice.
 """
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,11 @@ MODELS: dict[str, PublishedModel] = {
 """The paper's models by repository."""
 TOKENIZER_REPOSITORY, TOKENIZER_FILE = "FoundationVision/LlamaGen", "vq_ds16_c2i.pt"
 """Where the tokenizer of the published models is."""
+_OURS = {"repo_type", "local_dir"}  # would fetch something else, or to where it is not looked for
+_OPTIONS = sorted(
+    {*inspect.signature(snapshot_download).parameters}
+    & {*inspect.signature(hf_hub_download).parameters} - {"repo_id", *_OURS}
+)
 
 
 def find_published_model(name: str) -> PublishedModel | None:
@@ -55,6 +62,18 @@ def find_published_model(name: str) -> PublishedModel | None:
     """
     by_file = {model.file: model for model in MODELS.values()}
     return MODELS.get(name) or by_file.get(Path(name).name)
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Check what is meant for huggingface_hub, also where nothing is to be fetched: what is passed
+    over there, such as a mistyped option of ours, would seem to have been obeyed.
+
+    Raises:
+        TypeError: there is no option of a name; the message has those that there are.
+    """
+    for name in options:
+        if name not in _OPTIONS:
+            raise TypeError(f"there is no option {name!r}; the hub's are {', '.join(_OPTIONS)}")
 
 
 def fetch_folder(name: str, patterns: list[str], **hub: Any) -> Path:

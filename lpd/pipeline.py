@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from lpd.classes import ClassNames, Match, class_names_of
-from lpd.data.images import read_image
+from lpd.data.images import read_upright
 from lpd.data.masks import Mask, read_mask
 from lpd.distributed import pick_device
 from lpd.editing import Edited, Editor
@@ -30,10 +30,16 @@ from lpd.models.lpd import LPD, preset_shape
 from lpd.options import from_flat, takes_options
 from lpd.pipeline_options import OutpaintCall, PipelineOptions
 from lpd.pipeline_results import EditResult, PipelineResult, Step, check_finite, to_images
-from lpd.pretrained import TOKENIZER_FOLDER, load_pretrained, load_tokenizer
+from lpd.pretrained import (
+    TOKENIZER_FOLDER,
+    find_tokenizer,
+    load_pretrained,
+    load_tokenizer,
+)
 from lpd.progress import progress
 from lpd.sampling.editing import EditSettings
 from lpd.sampling.execution import AUTO, ExecutionOptions
+from lpd.sampling.refinement import refine_sizes
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.weights import save_pretrained
 
@@ -137,20 +143,23 @@ class LPDPipeline:
             batch_size: as for the class.
             backend: as for the class.
             cuda_graphs: as for the class.
-            hub: for huggingface_hub: revision, cache_dir, token, local_files_only, ...
+            hub: for huggingface_hub: revision (of the model), cache_dir, token, local_files_only,
+                ...
 
         Raises:
             InputError: a file is missing, damaged, or does not fit, or the hub cannot be reached.
+            TypeError: there is no option of a name.
         """
         where = pick_device(None if device is None else str(device))
         name = pretrained_model_name_or_path
         model = load_pretrained(name, where, preset=preset, img_size=img_size, **hub)
-        beside = Path(name) / TOKENIZER_FOLDER
-        if tokenizer is None and beside.is_dir():
-            tokenizer = beside
+        if tokenizer is None:
+            tokenizer = find_tokenizer(name, model.config, **hub)
+        # A revision is the model's: another repository has none of that name.
+        of_tokenizer = {option: value for option, value in hub.items() if option != "revision"}
         return cls(
             model,
-            load_tokenizer(tokenizer, where, **hub),
+            load_tokenizer(tokenizer, where, **of_tokenizer),
             dtype=dtype,
             batch_size=batch_size,
             backend=backend,
@@ -164,9 +173,10 @@ class LPDPipeline:
         Raises:
             InputError: the weights were rounded to bfloat16 for computing.
         """
-        if self.generator.bf16:
+        # Another pipeline of the same model may have done it.
+        if any(weight.dtype == torch.bfloat16 for weight in self.model.parameters()):
             raise InputError(
-                "this pipeline has rounded its weights to bfloat16; load it with "
+                "this pipeline's weights are rounded to bfloat16; load it with "
                 "dtype=torch.float32 to save it"
             )
         folder = Path(folder)
@@ -298,6 +308,7 @@ class LPDPipeline:
             codes=np.concatenate(codes),
             labels=tuple(wanted),
             plan=plan,
+            num_passes=plan.num_groups + len(refine_sizes(chosen.sampling, plan.group_sizes)),
             seconds=time.perf_counter() - started,
         )
 
@@ -305,7 +316,8 @@ class LPDPipeline:
         """The codes of images, prepared as in training.
 
         Args:
-            images: one or several, of any size.
+            images: one or several, of any size. Files are turned as their EXIF says, which
+                training does not do; images in memory are taken as they are.
 
         Returns:
             (n, N) in raster order.
@@ -314,7 +326,7 @@ class LPDPipeline:
             InputError: an image cannot be read.
         """
         editor = Editor(self.generator)
-        return editor.encode(editor.prepare(_read_all(images, read_image)))
+        return editor.encode(editor.prepare(_read_all(images, read_upright)))
 
     @takes_options(EditSettings)
     def inpaint(
@@ -334,7 +346,7 @@ class LPDPipeline:
         mask and label, the options, the seed and i alone.
 
         Args:
-            images: one for all labels, or one for each.
+            images: one for all labels, or one for each. Files are turned as their EXIF says.
             masks: likewise, of their images' sizes: white, or anything painted, is generated anew;
                 see :func:`lpd.data.masks.painted`.
             labels: what is to be seen: a class or several, each by name or number.
@@ -351,7 +363,7 @@ class LPDPipeline:
         edit = functools.partial(
             Editor(self.generator).inpaint, settings=settings, keep_painted=keep_painted
         )
-        given = (_read_all(images, read_image), _read_all(masks, read_mask))
+        given = (_read_all(images, read_upright), _read_all(masks, read_mask))
         return self._edit(edit, given, labels, num_images_per_label, callback)
 
     @takes_options(EditSettings)
@@ -382,7 +394,7 @@ class LPDPipeline:
         """
         settings = from_flat(EditSettings, options)
         edit = functools.partial(Editor(self.generator).variations, settings=settings, keep=keep)
-        given = (_read_all(images, read_image),)
+        given = (_read_all(images, read_upright),)
         return self._edit(edit, given, labels, num_images_per_label, callback)
 
     @takes_options(OutpaintCall)
@@ -413,7 +425,7 @@ class LPDPipeline:
         edit = functools.partial(
             Editor(self.generator).outpaint, settings=chosen.settings, options=chosen.canvas
         )
-        given = (_read_all(images, read_image),)
+        given = (_read_all(images, read_upright),)
         return self._edit(edit, given, labels, num_images_per_label, callback)
 
     def _edit(
@@ -458,9 +470,12 @@ class LPDPipeline:
     def _labels(self, labels: Label | Sequence[Label], count: int) -> list[int | None]:
         """Every image's class."""
         check_count(count)
-        if labels is None or isinstance(labels, str) or not isinstance(labels, Iterable):
-            labels = [labels]
-        each = self.classes.labels(labels)
+        # Arrays and tensors of no dimension say that they can be iterated over, and cannot.
+        is_several = isinstance(labels, Iterable) and getattr(labels, "ndim", 1) > 0
+        given: Any = labels
+        each = self.classes.labels(
+            given if is_several and not isinstance(labels, str | bytes) else [given]
+        )
         return [label for label in each for _ in range(count)]
 
     def _on_pass(self, callback: Callback | None) -> OnPass | None:
@@ -477,13 +492,17 @@ class LPDPipeline:
 
 def check_count(num_images_per_label: Any) -> None:
     """Raise InputError unless it is a number of images."""
-    if type(num_images_per_label) is not int or num_images_per_label < 1:
+    is_number = isinstance(num_images_per_label, int | np.integer)
+    if not is_number or isinstance(num_images_per_label, bool) or num_images_per_label < 1:
         raise InputError(f"num_images_per_label must be at least 1, got {num_images_per_label!r}")
 
 
 def _read_all(given: Any, read: Callable[[Path], Any]) -> list[Any]:
     """Images or masks, of which each may be its file, and which may be one alone."""
-    alone = given.ndim <= 2 if isinstance(given, np.ndarray) else isinstance(given, _PICTURES)
+    if isinstance(given, np.ndarray):
+        alone = given.ndim <= 2
+    else:
+        alone = isinstance(given, (*_PICTURES, bytes)) or not isinstance(given, Iterable)
     return [
         read(Path(each)) if isinstance(each, str | Path) else each
         for each in ([given] if alone else given)

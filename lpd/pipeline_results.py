@@ -27,12 +27,14 @@ class PipelineResult:
     """The class of each image."""
     plan: DecodePlan
     """The n orders, and their group sizes."""
+    num_passes: int
+    """How many passes each image took, with those that decoded codes again."""
     seconds: float
     """Wall time of the call, from labels to images."""
 
     @property
     def pass_of_cell(self) -> npt.NDArray[np.int64]:
-        """(n, N) the pass, from 0, in which each cell was decoded."""
+        """(n, N) the pass, from 0, in which each cell was first decoded."""
         return self.plan.pass_of_cell
 
 
@@ -68,7 +70,8 @@ class EditResult:
 
     @property
     def pass_of_cell(self) -> npt.NDArray[np.int64]:
-        """(n, C) the pass, from 0, in which each cell was decoded; -1 for those that were kept."""
+        """(n, C) the pass, from 0, in which each cell was first decoded; -1 for those that were
+        kept."""
         return self.edited.pass_of_cell
 
 

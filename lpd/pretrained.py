@@ -15,12 +15,14 @@ from lpd.errors import InputError
 from lpd.hub import (
     TOKENIZER_FILE,
     TOKENIZER_REPOSITORY,
+    check_options,
     fetch_file,
     fetch_folder,
     find_published_model,
 )
 from lpd.models.lpd import LPD, LPDConfig, preset_shape
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
+from lpd.tokenizer.vqgan import VQGANConfig
 from lpd.weights import (
     CONFIG_NAME,
     WEIGHTS_NAME,
@@ -150,6 +152,7 @@ def load_pretrained(
     Raises:
         InputError: there is none of these, or what is there does not fit.
     """
+    check_options(hub)
     path = Path(name)
     if not path.exists():
         path = fetch_folder(str(name), [CONFIG_NAME, WEIGHTS_NAME, "*.pth"], **hub)
@@ -174,6 +177,7 @@ def load_tokenizer(name: str | Path | None, device: torch.device, **hub: Any) ->
     Raises:
         InputError: there is none of these, or what is there does not fit.
     """
+    check_options(hub)
     if name is None or str(name) == TOKENIZER_REPOSITORY:
         path = fetch_file(TOKENIZER_REPOSITORY, TOKENIZER_FILE, **hub)
     elif Path(name).exists():
@@ -183,6 +187,37 @@ def load_tokenizer(name: str | Path | None, device: torch.device, **hub: Any) ->
     if path.is_dir() and not (weights_folder(path) / WEIGHTS_NAME).is_file():
         path = only_file(path, *_TOKENIZER_FILES)
     return VQTokenizer.from_pretrained(path, device)
+
+
+def find_tokenizer(name: str | Path, config: LPDConfig, **hub: Any) -> Path | None:
+    """The tokenizer of a model for which none was named.
+
+    Args:
+        name: what the model was loaded by, as of :func:`load_pretrained`.
+        config: the model's.
+        hub: for huggingface_hub.
+
+    Returns:
+        The one that was saved with the model; None for that of the published models.
+
+    Raises:
+        InputError: there is none with it, and the published one has other codes.
+    """
+    path = Path(name)
+    if not path.exists() and find_published_model(str(name)) is None:
+        files = [f"{TOKENIZER_FOLDER}/{file}" for file in (CONFIG_NAME, WEIGHTS_NAME)]
+        path = fetch_folder(str(name), files, **hub)
+    beside = (path.parent if path.name == WEIGHTS_NAME else path) / TOKENIZER_FOLDER
+    if beside.is_dir():
+        return beside
+    published = VQGANConfig()
+    if (config.vocab_size, config.stride) != (published.codebook_size, published.stride):
+        raise InputError(
+            f"there is no tokenizer with {name}, and the published one is for {published.stride} x "
+            f"{published.stride} pixels and {published.codebook_size} codes, the model for "
+            f"{config.stride} x {config.stride} and {config.vocab_size}: name the model's tokenizer"
+        )
+    return None
 
 
 class PretrainedLPD(

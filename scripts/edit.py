@@ -27,16 +27,17 @@ def run(config: EditConfig) -> None:
         InputError: a model, image, mask, class or option that does not exist or fit.
     """
     # After the flags: these import torch, which takes seconds.
-    from lpd.data.images import read_image
+    from lpd.data.images import read_upright
     from scripts.creation.editing import edit, options_of
-    from scripts.creation.files import IMAGES_FOLDER, write_picture, write_single
+    from scripts.creation.files import IMAGES_FOLDER, make_folder, write_picture, write_single
     from scripts.creation.loading import load
     from scripts.pictures.montage import montage
     from scripts.pictures.regions import shown_on
 
     config.check_quickstart()
-    image = read_image(config.image_file)
+    image = read_upright(config.image_file)
     loaded = load(config)
+    make_folder(config.output_dir)
     side = loaded.pipeline.img_size
     if min(image.size) < side:
         cli.warn(

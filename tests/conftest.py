@@ -260,18 +260,27 @@ def serve_hub() -> Iterator[Callable[[Mapping[str, Path]], str]]:
                 path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
                 for name, folder in repositories.items():
                     about = {"Content-Type": "application/json"}
-                    files = sorted(file for file in folder.iterdir() if file.is_file())
+                    files = sorted(
+                        file.relative_to(folder).as_posix()
+                        for file in folder.rglob("*")
+                        if file.is_file()
+                    )
                     if path.startswith(f"/api/models/{name}/tree/"):
                         tree = [
-                            {"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "0"}
-                            for f in files
+                            {
+                                "type": "file",
+                                "path": file,
+                                "size": (folder / file).stat().st_size,
+                                "oid": "0",
+                            }
+                            for file in files
                         ]
                         return json.dumps(tree).encode(), about
                     if path.startswith(f"/api/models/{name}/revision/"):
-                        siblings = [{"rfilename": file.name} for file in files]
+                        siblings = [{"rfilename": file} for file in files]
                         told = {"id": name, "sha": "0" * 40, "siblings": siblings}
                         return json.dumps(told).encode(), about
-                    match = re.fullmatch(rf"/{re.escape(name)}/resolve/[^/]+/([^/]+)", path)
+                    match = re.fullmatch(rf"/{re.escape(name)}/resolve/[^/]+/(.+)", path)
                     if match is not None and (folder / match[1]).is_file():
                         content = (folder / match[1]).read_bytes()
                         tag = hashlib.sha256(content).hexdigest()

@@ -8,12 +8,28 @@ from typing import Any
 
 from PIL import Image
 
-from lpd.files import atomic_path
+from lpd.errors import InputError
+from lpd.files import atomic_path, printable
 from scripts.creation.loading import Loaded
 from scripts.pictures.png_settings import write_png
 
 IMAGES_FOLDER = "images"
 _MOST_CHARACTERS = 60  # of a class's name in a file's
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of the results, before anything is made that could not be put there.
+
+    Raises:
+        InputError: there can be no such folder.
+    """
+    try:
+        (folder / IMAGES_FOLDER).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"there can be no folder {printable(folder / IMAGES_FOLDER)}: "
+            f"{error.strerror or error}; choose another --output_dir"
+        ) from error
 
 
 def file_name(index: int, name: str) -> str:

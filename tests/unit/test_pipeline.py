@@ -79,13 +79,14 @@ def test_classes_are_called_by_name_or_number(
     assert result.labels == (0, 0, 1, 1, 2, 2, None, None)
     plain = pipeline([0, 0, 1, 1, 2, 2, None, None], generation_steps=4)
     np.testing.assert_array_equal(result.codes, plain.codes)
-    for one in ("crane", 1, np.int64(1)):
+    for one in ("crane", 1, np.int64(1), np.array(1), torch.tensor(1)):
         assert pipeline(one, generation_steps=4).labels == (1,)
     assert pipeline(None, generation_steps=4).labels == (None,)
     assert pipeline([], generation_steps=4).images == []
     assert [match.label for match in pipeline.find_classes("panda")] == [0]
     with pytest.raises(InputError, match=r"no class 'cran': did you mean crane = 1"):
         pipeline(["cran"], generation_steps=4)
+    assert pipeline(1, generation_steps=4, num_images_per_label=np.int64(2)).labels == (1, 1)
     for count in (0, True, 1.5):
         with pytest.raises(InputError, match=r"num_images_per_label must be at least 1, got"):
             pipeline([0], num_images_per_label=count)
@@ -129,7 +130,55 @@ def test_the_whole_is_saved_in_one_folder(
     half = LPDPipeline.from_pretrained(folder, tokenizer_folder, device="cpu", dtype=torch.bfloat16)
     with pytest.raises(InputError, match=r"load it with dtype=torch\.float32 to save it"):
         half.save_pretrained(tmp_path / "half")
+    with pytest.raises(InputError, match="weights are rounded to bfloat16"):
+        LPDPipeline(half.model, half.tokenizer).save_pretrained(tmp_path / "half")
     assert not (tmp_path / "half").exists()
+
+
+def test_the_whole_comes_from_the_hub_too(
+    pipeline: LPDPipeline,
+    folder: Path,
+    tmp_path: Path,
+    serve_hub: Callable[[Mapping[str, Path]], str],
+) -> None:
+    pipeline.save_pretrained(tmp_path / "saved")
+    served = {"my/digits": tmp_path / "saved", "my/model": folder}
+    hub = {"endpoint": serve_hub(served), "cache_dir": tmp_path / "cache", "device": "cpu"}
+    again = LPDPipeline.from_pretrained("my/digits", **hub)
+    assert again.tokenizer.sha256 == pipeline.tokenizer.sha256
+    for name in (folder, "my/model"):  # whose codes the published tokenizer does not have
+        with pytest.raises(InputError, match=r"no tokenizer with .*: name the model's tokenizer"):
+            LPDPipeline.from_pretrained(name, **hub)
+
+
+def test_a_revision_is_the_models(
+    folder: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fetched(name: str, _patterns: list[str], **hub: Any) -> Path:
+        asked.append((name, hub))
+        return {"my/model": folder, "my/tokenizer": tokenizer_folder}[name]
+
+    monkeypatch.setattr("lpd.pretrained.fetch_folder", fetched)
+    LPDPipeline.from_pretrained("my/model", "my/tokenizer", revision="v2", token="t")
+    assert asked == [
+        ("my/model", {"revision": "v2", "token": "t"}),
+        ("my/tokenizer", {"token": "t"}),
+    ]
+
+
+def test_options_that_there_are_not_are_named(folder: Path, tokenizer_folder: Path) -> None:
+    with pytest.raises(TypeError, match=r"no option 'torch_dtype'; the hub's are .*revision"):
+        LPDPipeline.from_pretrained(folder, tokenizer_folder, torch_dtype=torch.bfloat16)
+
+
+def test_passes_that_decode_again_are_counted(pipeline: LPDPipeline) -> None:
+    steps: list[Step] = []
+    how = {"generation_steps": 4, "refine": 0.5, "refine_steps": 3}
+    result = pipeline([0], callback=steps.append, **how)
+    assert result.num_passes == len(steps) == 7
+    assert result.pass_of_cell.max() == 3
 
 
 def test_published_models_have_settings(
@@ -236,10 +285,18 @@ def test_an_image_depends_on_label_seed_and_place_alone(pipeline: LPDPipeline) -
         ([0], {"generation_steps": 17}, "17 generation steps do not fit 16 positions"),
         ([0], {"order": "spiral"}, "unknown order 'spiral'"),
         ([0], {"cfg": float("inf")}, "cfg must be from 0 to 1000"),
+        ([0], {"cfg": "3"}, "cfg must be a number, got '3'"),
+        ([0], {"generation_steps": 4.0}, "generation_steps must be a whole number, got 4.0"),
+        ([0], {"order": None}, "order must be text, got None"),
+        ([0], {"group_sizes": (1, 15)}, "group_sizes must be text or None"),
+        ([0], {"seed": 1.5}, "seed must be a whole number, got 1.5"),
+        ([0], {"seed": "a"}, "seed must be a whole number, got 'a'"),
+        (b"0", {}, "a class is given by its name"),
+        (np.array(1.5), {}, "a class is given by its name"),
     ],
 )
 def test_bad_requests(
-    pipeline: LPDPipeline, labels: list[int], settings: dict[str, object], message: str
+    pipeline: LPDPipeline, labels: Any, settings: dict[str, object], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         pipeline(labels, **{"generation_steps": 4, **settings})

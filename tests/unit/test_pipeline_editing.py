@@ -116,6 +116,13 @@ def test_options_are_those_of_generation_and_more() -> None:
         ({"images": []}, "one for all; got 0, 1, 1"),
         ({"images": "nowhere.png"}, "cannot read the image nowhere.png"),
         ({"masks": "nowhere.png"}, "cannot read the mask nowhere.png"),
+        ({"images": np.zeros((20, 16, 3), "u1")}, "image 0 is of type ndarray: give an image of"),
+        ({"images": None}, "image 0 is of type NoneType"),
+        ({"images": b"PNG"}, "image 0 is of type bytes"),
+        ({"masks": None}, "mask 0: a mask is an image or .*, got NoneType"),
+        ({"masks": [MASK.tolist()]}, "mask 0: a mask is an image or .*, got list"),
+        ({"masks": MASK.astype("u1")}, "such as MASK > 0, got uint8 of shape"),
+        ({"edit_steps": 1.5}, "edit_steps must be a whole number or None, got 1.5"),
         ({"num_images_per_label": 0}, "num_images_per_label must be at least 1, got 0"),
     ],
 )
@@ -123,3 +130,34 @@ def test_bad_requests(pipeline: LPDPipeline, changes: dict[str, Any], message: s
     arguments = {"images": IMAGES[0], "masks": MASK, "labels": 0, **HOW, **changes}
     with pytest.raises(InputError, match=message):
         pipeline.inpaint(**arguments)
+
+
+def test_passes_that_decode_again_are_counted(pipeline: LPDPipeline) -> None:
+    how = {**HOW, "refine": 0.5, "refine_steps": 1}
+    steps: list[Step] = []
+    once = pipeline.outpaint(IMAGES[0], 0, **HOW, left=8, top=4)
+    again = pipeline.outpaint(IMAGES[0], 0, **how, left=8, top=4, callback=steps.append)
+    assert again.edited.num_passes.tolist() == [len(steps)]
+    assert len(steps) == once.edited.num_passes[0] + len(once.edited.parts)
+    assert len(steps) > again.pass_of_cell.max()
+
+
+def test_files_are_edited_as_they_are_seen(pipeline: LPDPipeline, tmp_path: Path) -> None:
+    """As a camera held upright writes them: sideways, and with a note of it."""
+    seen = IMAGES[0].resize((24, 32))
+    painted = np.zeros((32, 24), dtype=np.bool_)
+    painted[6:14, 4:9] = True
+    note = Image.Exif()
+    note[0x0112] = 6
+    file = tmp_path / "photo.png"
+    seen.transpose(Image.Transpose.ROTATE_90).save(file, exif=note)
+    result = pipeline.inpaint(file, painted, 0, **HOW)
+    expected = pipeline.inpaint(seen, painted, 0, **HOW)
+    np.testing.assert_array_equal(result.codes, expected.codes)
+    np.testing.assert_array_equal(pipeline.encode(file), pipeline.encode(seen))
+
+
+@pytest.mark.parametrize("keep", [None, "0.5", [True] * 16])
+def test_shares_of_another_kind(pipeline: LPDPipeline, keep: Any) -> None:
+    with pytest.raises(InputError, match="keep is a share of the codes"):
+        pipeline.variations(IMAGES[0], 0, keep=keep, **HOW)

@@ -260,3 +260,16 @@ def test_flags_need_no_torch() -> None:
         [sys.executable, "-c", program], cwd=Path(__file__).parents[2], check=False
     )
     assert ended.returncode == 0
+
+
+def test_a_folder_that_cannot_be_is_told_of_before_anything_is_made(
+    command: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(LPDPipeline, "__call__", lambda *_, **__: pytest.fail("images were made"))
+    with pytest.raises(SystemExit, match="2"):
+        command("--output_dir", str(tmp_path / "file"))
+    assert "choose another --output_dir" in capsys.readouterr().err
