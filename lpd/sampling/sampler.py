@@ -4,6 +4,7 @@ B images, N positions of which K are known beforehand and M = N - K are decoded,
 (:mod:`lpd.sampling.refinement`), P prefix rows, g tokens of a pass, V codebook size, D width.
 """
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ class Sampler:
         self.stack = stack or model.stack()
         self.choose = choose
         self.log_probs = log_probs
-        self._cache: KVCache | None = None
+        self._kept: list[KVCache] = []  # none or one
 
     def __call__(
         self,
@@ -255,8 +256,7 @@ class Sampler:
         try:
             yield from self._all_passes(inputs, own)
         finally:
-            if self._cache is None or self._cache.num_sequences < own.num_sequences:
-                self._cache = own
+            self._kept[:] = [max([own, *self._kept], key=lambda each: each.num_sequences)]
 
     def _all_passes(self, inputs: DecodeInputs, cache: KVCache) -> Iterator[DecodedPass]:
         """The passes, and those that decode again."""
@@ -328,7 +328,9 @@ class Sampler:
     def _taken_cache(self, inputs: DecodeInputs) -> KVCache:
         # It is nobody else's until it is given back: another thread, or a caller that decodes
         # between two passes, would write over what the passes to come attend to.
-        cache, self._cache = self._cache, None
+        cache = None
+        with contextlib.suppress(IndexError):
+            cache = self._kept.pop()
         if cache is None or cache.num_sequences < inputs.num_sequences:
             cache = None  # there need not be room for both
             cache = self.make_cache(inputs)
