@@ -16,7 +16,8 @@ import inspect
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -84,6 +85,8 @@ def _build(options_class: type[OptionsT], values: Mapping[str, Any]) -> OptionsT
 
 def _checked(name: str, value: Any, annotation: Any) -> Any:
     """A value as its field has it; fields of tuples and the like are their dataclasses' concern."""
+    if get_origin(annotation) not in (None, Union, UnionType):
+        return value
     kinds = get_args(annotation) or (annotation,)
     if not all(kind in _KINDS or kind is type(None) for kind in kinds):
         return value

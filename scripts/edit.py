@@ -29,7 +29,7 @@ def run(config: EditConfig) -> None:
     # After the flags: these import torch, which takes seconds.
     from lpd.data.images import read_upright
     from scripts.creation.editing import edit, options_of
-    from scripts.creation.files import IMAGES_FOLDER, make_folder, write_picture, write_single
+    from scripts.creation.files import IMAGES_FOLDER, check_folder, write_picture, write_single
     from scripts.creation.loading import load
     from scripts.pictures.montage import montage
     from scripts.pictures.regions import shown_on
@@ -37,7 +37,7 @@ def run(config: EditConfig) -> None:
     config.check_quickstart()
     image = read_upright(config.image_file)
     loaded = load(config)
-    make_folder(config.output_dir)
+    check_folder(config.output_dir)
     side = loaded.pipeline.img_size
     if min(image.size) < side:
         cli.warn(

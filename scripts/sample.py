@@ -38,13 +38,13 @@ def run(config: SampleConfig) -> None:
         InputError: a model, class or option that does not exist or fit.
     """
     # After the flags: these import torch, which takes seconds.
-    from scripts.creation.files import IMAGES_FOLDER, make_folder, write_picture, write_single
+    from scripts.creation.files import IMAGES_FOLDER, check_folder, write_picture, write_single
     from scripts.creation.loading import default_labels, load
     from scripts.creation.passes import PassRecorder
     from scripts.pictures.montage import montage
 
     loaded = load(config)
-    make_folder(config.output_dir)
+    check_folder(config.output_dir)
     pipeline, count = loaded.pipeline, config.num_images_per_label
     labels = pipeline.classes.labels(config.labels or default_labels(pipeline))
     captions = [loaded.name_of(label) for label in labels]

@@ -1,5 +1,6 @@
 """What the programs that create and edit images write."""
 
+import os
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -17,19 +18,21 @@ IMAGES_FOLDER = "images"
 _MOST_CHARACTERS = 60  # of a class's name in a file's
 
 
-def make_folder(folder: Path) -> None:
-    """Make the folder of the results, before anything is made that could not be put there.
+def check_folder(folder: Path) -> None:
+    """Check that results can be put into a folder, before anything is made. It is not made yet, as
+    what is asked for may be a mistake.
 
     Raises:
-        InputError: there can be no such folder.
+        InputError: there can be no such folder, or nothing can be written into it.
     """
-    try:
-        (folder / IMAGES_FOLDER).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    there = folder / IMAGES_FOLDER
+    while not os.path.lexists(there):
+        there = there.parent
+    if not (there.is_dir() and os.access(there, os.W_OK)):
         raise InputError(
-            f"there can be no folder {printable(folder / IMAGES_FOLDER)}: "
-            f"{error.strerror or error}; choose another --output_dir"
-        ) from error
+            f"nothing can be put into {printable(folder)}, as {printable(there)} is no folder that "
+            "can be written to: choose another --output_dir"
+        )
 
 
 def file_name(index: int, name: str) -> str:
