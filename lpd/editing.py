@@ -313,7 +313,7 @@ class Editor:
         """
         count, place = len(pixels), canvas.image_cells
         _check_count(labels, count, "labels")
-        self.generator.model.conditioning.encode(labels)  # a wrong label is named at once
+        self.generator.model.conditioning.check_wanted(labels)  # a wrong label is named at once
         known = np.zeros((count, canvas.num_cells), dtype=np.bool_)  # (n, C)
         known[:, place] = True if kept is None else kept
         codes = np.zeros((count, canvas.num_cells), dtype=np.int64)  # (n, C)

@@ -320,7 +320,7 @@ class ImageGenerator:
         Raises:
             InputError: as :meth:`generate`; for a label at once.
         """
-        self.model.conditioning.encode(labels)  # a wrong label is named at once
+        self.model.conditioning.check_wanted(labels)  # a wrong label is named at once
         indices = np.arange(len(labels)) if image_indices is None else image_indices
 
         def prepare(rows: slice) -> DecodeInputs:

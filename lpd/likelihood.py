@@ -28,7 +28,8 @@ from torch.nn.functional import cross_entropy
 from lpd.data.code_cache import CodeCache
 from lpd.distributed import World
 from lpd.errors import InputError
-from lpd.models.layers import Attend
+from lpd.models.condition import Condition
+from lpd.models.layers import Attend, RaggedAttend
 from lpd.models.lpd import LPD
 from lpd.models.visibility import Visibility, training_attention
 from lpd.orders.group_sizes import GroupSizes
@@ -151,17 +152,21 @@ class HeldOutCodes:
         world: World,
         *,
         batch_size: int = 64,
+        condition: Callable[[npt.NDArray[np.int64]], Condition] | None = None,
     ) -> None:
         """Args:
         cache: the codes; those of images that are not mirrored are taken.
         rows: (n,) the images, as rows of the cache; at least one.
         world: the run's processes, among which the images are shared.
         batch_size: B, per process.
+        condition: what images of some (B,) rows of the cache are conditioned on, in host memory,
+            with all rows that the model's conditioning has; by default their labels.
         """
         self.cache = cache
         self.rows = rows
         self._world = world
         self._batch_size = batch_size
+        self._condition = condition or self._labels
 
     def plan_loss(
         self,
@@ -189,7 +194,10 @@ class HeldOutCodes:
         """
         world = self._world
         group_sizes = (1,) * sum(source.group_sizes) if one_at_a_time else source.group_sizes
-        attend = _attention(group_sizes, world.device, model.conditioning.num_rows)
+        conditioning = model.conditioning
+        attend = _attention(
+            group_sizes, world.device, conditioning.num_rows, conditioning.num_ragged
+        )
         count, own = len(self.rows), np.array(world.shard(len(self.rows)), dtype=np.int64)
         # As many batches everywhere, for with sharded weights a forward is everyone's; and all of
         # one size, for which attention is compiled.
@@ -221,7 +229,7 @@ class HeldOutCodes:
         self,
         forward: nn.Module,
         source: PlanSource,
-        attend: Attend,
+        attend: Attend | RaggedAttend,
         images: npt.NDArray[np.int64],
         seed: int,
         *,
@@ -231,7 +239,7 @@ class HeldOutCodes:
         rows = self.rows[images]  # (B,)
         device = self._world.device
         tokens = torch.from_numpy(self.cache.get(rows, np.zeros(len(rows), dtype=np.bool_)))
-        condition = torch.from_numpy(self.cache.labels[rows])
+        condition = self._condition(rows)
         orders = torch.from_numpy(np.ascontiguousarray(source.plan(seed, images).orders))
         targets = tokens.gather(1, orders).to(device)  # (B, N)
 
@@ -244,10 +252,17 @@ class HeldOutCodes:
             )
         return losses.double().cpu().numpy()
 
+    def _labels(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(self.cache.labels[rows])  # (B,)
+
 
 @functools.lru_cache(maxsize=32)  # a training measures the same plans again and again
-def _attention(group_sizes: GroupSizes, device: torch.device, num_prefix: int) -> Attend:
-    return training_attention(Visibility.of_group_sizes(group_sizes, device, num_prefix))
+def _attention(
+    group_sizes: GroupSizes, device: torch.device, num_prefix: int, num_ragged: int
+) -> Attend | RaggedAttend:
+    return training_attention(
+        Visibility.of_group_sizes(group_sizes, device, num_prefix, num_ragged)
+    )
 
 
 def _token_losses(hidden: Tensor, head: nn.Linear, targets: Tensor) -> Tensor:

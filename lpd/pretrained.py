@@ -21,6 +21,8 @@ from lpd.hub import (
     find_published_model,
 )
 from lpd.models.lpd import LPD, LPDConfig, preset_shape
+from lpd.models.presets import preset_conditioning
+from lpd.models.text import PARAMETERS as TEXT_PARAMETERS
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.tokenizer.vqgan import VQGANConfig
 from lpd.weights import (
@@ -37,6 +39,7 @@ from lpd.weights import (
 
 TOKENIZER_FOLDER = "tokenizer"
 """The folder of the tokenizer in a model's, where both were saved as one."""
+_CLASSES = "class_emb.weight"
 _TOKENIZER_FILES = ("*.safetensors", "*.pt", "*.pth")
 
 
@@ -47,6 +50,7 @@ def config_of_preset(name: str, **fields: Any) -> LPDConfig:
         InputError: there is no such preset, or the fields do not go together.
     """
     depth, dim, num_heads = preset_shape(name)
+    fields = {"conditioning": preset_conditioning(name), **fields}
     return LPDConfig(depth=depth, dim=dim, num_heads=num_heads, **fields)
 
 
@@ -79,10 +83,9 @@ def load_model(
         if preset is None:
             raise InputError(f"{file} has no config.json beside it: name its preset with --model")
         config = config_of_preset(preset, img_size=img_size or 256)
-    elif preset is not None and preset_shape(preset) != (
-        config.depth,
-        config.dim,
-        config.num_heads,
+    elif preset is not None and (preset_shape(preset), preset_conditioning(preset)) != (
+        (config.depth, config.dim, config.num_heads),
+        config.conditioning,
     ):
         raise InputError(f"{file} is not a {preset}: its config.json says {config}")
     if img_size is not None and config.img_size != img_size:
@@ -128,6 +131,26 @@ def fit_pos_embed(state: Mapping[str, Tensor], config: LPDConfig) -> dict[str, T
     grid = interpolate(grid.float(), config.grid, mode="bicubic", align_corners=False)
     fitted = grid.permute(0, 2, 3, 1).flatten(1, 2).to(pos_embed.dtype)  # (1, N, D)
     return {**state, "pos_embed": torch.cat([pos_embed[:, :1], fitted], dim=1)}
+
+
+def fit_conditioning(state: Mapping[str, Tensor], model: LPD) -> dict[str, Tensor]:
+    """Fit the weights of a model of classes to one of texts, as its training starts.
+
+    What stands for no class stays, so that without a text the model is what it was without a class;
+    the classes go. Any other state is returned as it is.
+
+    Args:
+        state: the weights.
+        model: what they are for, with the initial weights of what reads texts.
+
+    Returns:
+        The weights, those that read texts as they are in the model.
+    """
+    if model.config.conditioning != "text" or _CLASSES not in state:
+        return dict(state)
+    initial = model.state_dict()
+    kept = {name: value for name, value in state.items() if name != _CLASSES}
+    return kept | {name: initial[name] for name in TEXT_PARAMETERS}
 
 
 def load_pretrained(

@@ -200,6 +200,33 @@ def tiny_model(tiny_config: LPDConfig) -> LPD:
 
 
 @pytest.fixture(scope="session")
+def text_config(tiny_config: LPDConfig) -> LPDConfig:
+    """The same shape, conditioned on up to 5 hidden states of 6 numbers."""
+    return dataclasses.replace(tiny_config, conditioning="text", text_width=6, text_length=5)
+
+
+@pytest.fixture(scope="session")
+def make_text_model(text_config: LPDConfig) -> Callable[..., LPD]:
+    """Makes random models, of some fields, whose tokens depend strongly on their text."""
+
+    def make(**fields: int) -> LPD:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = LPD(dataclasses.replace(text_config, **fields))
+            for parameter in model.parameters():
+                torch.nn.init.normal_(parameter, std=0.3)
+        return model.eval().requires_grad_(False)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def text_model(make_text_model: Callable[..., LPD]) -> LPD:
+    """One of them."""
+    return make_text_model()
+
+
+@pytest.fixture(scope="session")
 def make_cache(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Makes caches of 3 classes and 24 codes, 4x4 pixels each, whose values tell the class."""
 

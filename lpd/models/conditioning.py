@@ -1,14 +1,11 @@
 """What an image is conditioned on: P prefix rows before its tokens, and what stands for nothing.
 
-A kind of conditioning has its parameters on the model itself, not in a module of its own: the names
-of weights are a contract. Adding a kind is one entry of ``CONDITIONINGS``; a model's configuration
-names its kind.
+Adding a kind is one entry of ``CONDITIONINGS``; a model's configuration names its kind.
 
 B images, P prefix rows, D width.
 """
 
 import operator
-from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,54 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from lpd.errors import InputError
+from lpd.models.condition import Conditioning
+from lpd.models.text import TextConditioning
+
+__all__ = ["CONDITIONINGS", "ClassConditioning", "Conditioning", "make_conditioning"]
 
 
-class Conditioning(ABC):
-    """A kind of conditioning. A condition is a tensor whose first dimension is the images'."""
-
-    num_rows: int
-    """P."""
-
-    @abstractmethod
-    def __init__(self, config: Any) -> None:
-        """Args: config: the model's configuration, an ``LPDConfig``."""
-
-    @abstractmethod
-    def add_parameters(self, model: nn.Module) -> None:
-        """Give the model the parameters that make rows."""
-
-    @abstractmethod
-    def init_weights(self, model: nn.Module) -> None:
-        """Draw the initial values of parameters that are in no module of the model's."""
-
-    @abstractmethod
-    def encode(self, wanted: Iterable[Any]) -> Tensor:
-        """The conditions of images, in host memory, from what users say they want: an entry for
-        each image.
-
-        Raises:
-            InputError: an entry is not of this kind or out of range.
-        """
-
-    @abstractmethod
-    def rows(self, model: Any, condition: Tensor) -> Tensor:
-        """The (B, P, D) prefix rows of B conditions, before the model's ``z_proj_ln``."""
-
-    @abstractmethod
-    def null(self, condition: Tensor) -> Tensor:
-        """What stands for no condition in classifier-free guidance, in the shape of
-        ``condition``."""
-
-    @abstractmethod
-    def check(self, condition: Tensor) -> None:
-        """Check conditions in host memory.
-
-        Raises:
-            InputError: one is not of this kind or out of range.
-        """
-
-
-class ClassConditioning(Conditioning):
+class ClassConditioning(Conditioning[Tensor]):
     """The class of the image, in one row: a label from 0 to C - 1, or C for none (paper section
     3.2)."""
 
@@ -109,7 +65,8 @@ class ClassConditioning(Conditioning):
 
     def check(self, condition: Tensor) -> None:
         """Labels must be from 0 to C."""
-        if condition.ndim != 1 or condition.is_floating_point():
+        is_labels = isinstance(condition, Tensor) and not condition.is_floating_point()
+        if not is_labels or condition.ndim != 1:
             raise InputError(
                 f"labels must be integers, one per image, got {condition.dtype} of shape "
                 f"{list(condition.shape)}"
@@ -123,10 +80,13 @@ class ClassConditioning(Conditioning):
                 )
 
 
-CONDITIONINGS: dict[str, type[Conditioning]] = {"class": ClassConditioning}
+CONDITIONINGS: dict[str, type[Conditioning[Any]]] = {
+    "class": ClassConditioning,
+    "text": TextConditioning,
+}
 
 
-def make_conditioning(config: Any) -> Conditioning:
+def make_conditioning(config: Any) -> Conditioning[Any]:
     """The conditioning that a model's configuration names.
 
     Raises:

@@ -14,8 +14,11 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from lpd.models.condition import Ragged
+
 # Not cuDNN's, which makes a plan for every number of rows and keys, and each pass has its own.
 _CUDA_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+_ALIGNMENT = 16
 
 
 class KVCache:
@@ -39,6 +42,8 @@ class KVCache:
         shape = (num_layers, 2, num_sequences, num_heads, num_rows, head_dim)
         self.kv = torch.empty(shape, dtype=dtype, device=device)  # (L, 2, S, H, R, C)
         self.length = 0  # context rows held
+        # (S, 1, 1, R or more) what is added to the scores of every place; None where all are seen.
+        self.bias: Tensor | None = None
 
     @property
     def num_sequences(self) -> int:
@@ -48,6 +53,24 @@ class KVCache:
     def reset(self) -> None:
         """Forget everything; the memory is kept."""
         self.length = 0
+        self.bias = None
+
+    def hide(self, ragged: Ragged | None) -> None:
+        """Tell which of the first context rows are padding, of each sequence; they are not seen
+        from here on. Without any, attention has no mask."""
+        self.bias = None
+        if ragged is None:
+            return
+        # A slice of memory whose rows are aligned need not be copied by CUDA's kernels.
+        num_places = -(-self.kv.shape[4] // _ALIGNMENT) * _ALIGNMENT
+        shape = (len(ragged.lengths), 1, 1, num_places)
+        bias = torch.zeros(shape, dtype=self.kv.dtype, device=self.kv.device)
+        places = torch.arange(ragged.num_rows, device=self.kv.device)
+        is_padding = places >= ragged.lengths[:, None, None, None]
+        # Finite, so that a block of keys of which none is seen weighs nothing and is no NaN.
+        lowest = torch.finfo(bias.dtype).min / 2
+        bias[:, :, :, : ragged.num_rows].masked_fill_(is_padding, lowest)
+        self.bias = bias
 
     def write(self, layer: int, qkv: Tensor) -> None:
         """Write a layer's keys and values behind the context rows held; see :func:`write`."""
@@ -57,7 +80,7 @@ class KVCache:
         self, layer: int, q: Tensor, num_context: int, *, queries_only: bool = False
     ) -> Tensor:
         """The attention of a pass in a layer, once its rows are written; see :func:`attend`."""
-        return attend(q, self.kv[layer], self.length, num_context, queries_only)
+        return attend(q, self.kv[layer], self.length, num_context, queries_only, self.bias)
 
     def advance(self, num_context: int) -> None:
         """Keep the pass's context rows, once all layers are done."""
@@ -78,12 +101,17 @@ def write(kv: Tensor, qkv: Tensor, start: int) -> None:
 
 
 def attend(
-    q: Tensor, kv: Tensor, start: int, num_context: int, queries_only: bool = False
+    q: Tensor,
+    kv: Tensor,
+    start: int,
+    num_context: int,
+    queries_only: bool = False,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """The attention of a pass in one layer, whose keys and values are written.
 
     Context rows see all context rows, old and new; query rows see those and each other. So there
-    are two lengths, and no mask.
+    are two lengths, and no mask but for padding.
 
     Args:
         q: (S, T, H, C) queries of the ``num_context`` new context rows, then of the query rows;
@@ -92,6 +120,8 @@ def attend(
         start: context rows held from earlier passes.
         num_context: c, context rows of this pass, in ``q`` or not.
         queries_only: whether the context rows are left out, as in the last block.
+        bias: (S or more, 1, 1, R or more) what is added to the scores of every place, in their
+            dtype.
 
     Returns:
         (S, T, H * C), or (S, g, H * C) with ``queries_only``.
@@ -102,7 +132,12 @@ def attend(
     q = q.transpose(1, 2)  # (S, H, T, C)
     with sdpa_kernel(_CUDA_KERNELS) if q.is_cuda else contextlib.nullcontext():
         parts = [
-            scaled_dot_product_attention(rows, keys[:, :, :length], values[:, :, :length])
+            scaled_dot_product_attention(
+                rows,
+                keys[:, :, :length],
+                values[:, :, :length],
+                None if bias is None else bias[:num_sequences, :, :, :length],
+            )
             for rows, length in ((q[:, :, :split], context_end), (q[:, :, split:], end))
             if rows.shape[2]
         ]

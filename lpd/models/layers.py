@@ -12,8 +12,11 @@ from torch import Tensor, nn
 # Attention over (B, H, T, C) queries, keys and values. Training masks, decoding keeps a KV cache;
 # the blocks do not know which.
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+# The same for images which have their own numbers of prefix rows: made from their (B,) lengths.
+RaggedAttend = Callable[[Tensor], Attend]
 
 LAYER_NORM_EPS = 1e-6
+RMS_NORM_EPS = 1e-6
 
 
 class Attention(nn.Module):
@@ -51,7 +54,7 @@ class Block(nn.Module):
 
 
 def init_weights(module: nn.Module) -> None:
-    """Xavier-uniform linears with zero biases, LayerNorms 1 and 0, embeddings normal(0.02)."""
+    """Xavier-uniform linears with zero biases, norms 1 and 0, embeddings normal(0.02)."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
@@ -59,6 +62,8 @@ def init_weights(module: nn.Module) -> None:
     elif isinstance(module, nn.LayerNorm):
         nn.init.ones_(module.weight)
         nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.RMSNorm):
+        nn.init.ones_(module.weight)
     elif isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)
 

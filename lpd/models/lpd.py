@@ -1,7 +1,7 @@
 """The LPD transformer (paper section 3.2): context tokens and position queries.
 
-B images, N positions, P prefix rows (one for a class), V codebook size, D width. Positions are
-raster positions 0..N-1; places are positions in generation order.
+B images, N positions, P prefix rows (one for a class, up to T + 1 for a text), V codebook size, D
+width. Positions are raster positions 0..N-1; places are positions in generation order.
 """
 
 import dataclasses
@@ -15,10 +15,27 @@ from torch.utils.checkpoint import checkpoint
 
 from lpd.classes import check_class_names
 from lpd.errors import InputError
-from lpd.models.conditioning import make_conditioning
+from lpd.models.condition import Condition
+from lpd.models.conditioning import CONDITIONINGS, make_conditioning
 from lpd.models.kv_cache import KVCache
-from lpd.models.layers import LAYER_NORM_EPS, Attend, Block, init_weights, lookup
-from lpd.models.presets import MLP_RATIO, NUM_CLASSES, PRESETS, STRIDE, VOCAB_SIZE, preset_shape
+from lpd.models.layers import (
+    LAYER_NORM_EPS,
+    Attend,
+    Block,
+    RaggedAttend,
+    init_weights,
+    lookup,
+)
+from lpd.models.presets import (
+    MLP_RATIO,
+    NUM_CLASSES,
+    PRESETS,
+    STRIDE,
+    TEXT_LENGTH,
+    TEXT_WIDTH,
+    VOCAB_SIZE,
+    preset_shape,
+)
 from lpd.models.stack import DecodeStack
 from lpd.options import YOUNGER
 from lpd.weights import check_sizes
@@ -37,6 +54,8 @@ _MOST = {
     "stride": 1 << 10,
     "vocab_size": 1 << 24,
     "num_classes": 1 << 24,
+    "text_width": 1 << 16,
+    "text_length": 1 << 12,
 }
 
 
@@ -68,6 +87,10 @@ class LPDConfig:
     """What images are conditioned on: a kind of :mod:`lpd.models.conditioning`."""
     class_names: tuple[str, ...] | None = field(default=None, repr=False, metadata={YOUNGER: True})
     """The classes' names by label, as their folders were called; None where they are not known."""
+    text_width: int = field(default=TEXT_WIDTH, metadata={YOUNGER: True})
+    """Of text models, the width E of the text encoder's hidden states."""
+    text_length: int = field(default=TEXT_LENGTH, metadata={YOUNGER: True})
+    """Of text models, the most rows T that a text has."""
 
     def __post_init__(self) -> None:
         check_sizes(self, _MOST)
@@ -82,9 +105,13 @@ class LPDConfig:
         make_conditioning(self)
 
     def shape(self) -> dict[str, Any]:
-        """What a model's numbers depend on, by name: everything but what classes are called."""
+        """What a model's numbers depend on, by name: everything but what classes are called, and
+        what is about other kinds of conditioning."""
         values = dataclasses.asdict(self)
-        del values["class_names"]
+        own = CONDITIONINGS[self.conditioning].config_fields
+        others = {name for kind in CONDITIONINGS.values() for name in kind.config_fields}
+        for name in ("class_names", *(others - set(own))):
+            del values[name]
         return values
 
     @property
@@ -103,7 +130,8 @@ class LPD(nn.Module):
     """The LPD transformer.
 
     :meth:`forward` is the training pass over whole images; :meth:`decode` is one pass of parallel
-    decoding. Conditions are what ``conditioning`` takes: labels, for a class-conditional model.
+    decoding. Conditions are what ``conditioning`` takes: labels, for a class-conditional model, and
+    a :class:`~lpd.models.condition.TextCondition` for one of texts.
     """
 
     def __init__(self, config: LPDConfig) -> None:
@@ -136,9 +164,9 @@ class LPD(nn.Module):
     def forward(
         self,
         tokens: Tensor,
-        condition: Tensor,
+        condition: Condition,
         orders: Tensor,
-        attend: Attend,
+        attend: Attend | RaggedAttend,
         readout: Readout | None = None,
     ) -> Tensor:
         """Logits of every token given the tokens of earlier groups, or what is read out instead.
@@ -147,7 +175,8 @@ class LPD(nn.Module):
             tokens: (B, N) codes in raster order.
             condition: (B, ...) what the images are conditioned on.
             orders: (B, N) raster positions in generation order.
-            attend: attention over the P + 2N - 1 rows (see :mod:`lpd.models.visibility`).
+            attend: attention over the P + 2N - 1 rows (see :mod:`lpd.models.visibility`); where
+                prefix rows may be padding, what makes it from the images' lengths.
             readout: what becomes of the rows that the head reads, such as a loss which never has
                 all logits in memory; by default their logits.
 
@@ -155,6 +184,10 @@ class LPD(nn.Module):
             (B, N, V) logits in generation order, or what ``readout`` returns.
         """
         num_positions = tokens.shape[1]
+        ragged = self.conditioning.ragged(condition)
+        if ragged is not None:
+            attend = cast(RaggedAttend, attend)(ragged.lengths)
+        attend = cast(Attend, attend)
         x = self.training_rows(tokens.gather(1, orders), condition, orders)
         x = self.z_proj_ln(x)  # (B, P + 2N - 1, D)
         every = self.checkpoint_every if self.training else 0
@@ -166,7 +199,7 @@ class LPD(nn.Module):
         x = self.norm(x[:, -num_positions:])  # (B, N, D)
         return self.head(x) if readout is None else readout(x, self.head)
 
-    def training_rows(self, in_order: Tensor, condition: Tensor, orders: Tensor) -> Tensor:
+    def training_rows(self, in_order: Tensor, condition: Condition, orders: Tensor) -> Tensor:
         """The rows of a training pass, of (B, N) codes in generation order: context, then queries;
         the last N are those that predict."""
         return torch.cat(
@@ -204,7 +237,7 @@ class LPD(nn.Module):
             device=weight.device,
         )
 
-    def prefix(self, condition: Tensor) -> Tensor:
+    def prefix(self, condition: Condition) -> Tensor:
         """The context rows of the first pass: (B, ...) conditions -> (B, P, D)."""
         return self.z_proj_ln(self.conditioning.rows(self, condition))
 
@@ -223,6 +256,7 @@ class LPD(nn.Module):
             context: (B, c, D) rows of the tokens decoded by the pass before, or the prefix.
             positions: (B, g) raster positions to predict.
             cache: what earlier passes left; advanced by c rows. Its dtype is what is computed in.
+                Where prefix rows may be padding it has been told, by :meth:`KVCache.hide`.
 
         Returns:
             (B, g, V) logits, float32.

@@ -205,7 +205,7 @@ class FusedStack(DecodeStack):
                 x, q = x[:, num_context:], q[:, num_context:]  # (S, g, D), (S, g, H, C)
                 if not x.shape[1]:
                     break  # nothing is asked
-            attended = kernels.attend(q, kv, start, num_context, layer == last)
+            attended = kernels.attend(q, kv, start, num_context, layer == last, cache.bias)
             x = kernels.project(attended, *weights.proj, x)
             hidden = kernels.norm_mlp_in(x, *weights.norm2, LAYER_NORM_EPS, *weights.fc1)
             x = kernels.project(hidden, *weights.fc2, x)

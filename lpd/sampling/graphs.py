@@ -232,7 +232,7 @@ def _key(inputs: DecodeInputs, size: int) -> Any:
     )
 
 
-def _tensors(inputs: DecodeInputs, names: tuple[str, ...]) -> dict[str, Tensor]:
+def _tensors(inputs: DecodeInputs, names: tuple[str, ...]) -> dict[str, Any]:
     """Those of the names that are there."""
     found = {name: getattr(inputs, name) for name in names}
     return {name: each for name, each in found.items() if each is not None}

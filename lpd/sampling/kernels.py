@@ -137,7 +137,12 @@ def _norm_qkv_fake(
 
 
 def _attend_fake(
-    q: Tensor, kv: Tensor, start: int, num_context: int, queries_only: bool = False
+    q: Tensor,
+    kv: Tensor,
+    start: int,
+    num_context: int,
+    queries_only: bool = False,
+    bias: Tensor | None = None,
 ) -> Tensor:
     return q.new_empty(*q.shape[:2], q.shape[2] * q.shape[3])
 

@@ -8,11 +8,13 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lpd.errors import InputError
+from lpd.models.condition import Condition
 from lpd.models.kv_cache import KVCache
 from lpd.models.lpd import LPD
 from lpd.models.stack import DecodeStack
@@ -29,7 +31,7 @@ class DecodeInputs:
     """All that decoding a batch needs. Its tensors are on the model's device; the rest decides what
     is computed, so that two batches that share it run the very same operators."""
 
-    condition: Tensor
+    condition: Condition
     """(B, ...) what the images are conditioned on."""
     orders: Tensor
     """(B, M) raster positions in generation order."""
@@ -130,7 +132,7 @@ class Sampler:
 
     def __call__(
         self,
-        condition: Tensor,
+        condition: Condition,
         plan: DecodePlan,
         uniforms: Tensor,
         config: SamplingConfig,
@@ -161,7 +163,7 @@ class Sampler:
 
     def upload(
         self,
-        condition: Tensor,
+        condition: Condition,
         plan: DecodePlan,
         uniforms: Tensor,
         config: SamplingConfig,
@@ -284,7 +286,8 @@ class Sampler:
         halves = 2 if any(inputs.guided) else 1  # the null half last
         condition = inputs.condition
         if halves == 2:
-            condition = torch.cat([condition, model.conditioning.null(condition)])
+            condition = model.conditioning.join([condition, model.conditioning.null(condition)])
+        cache.hide(model.conditioning.ragged(condition))
         context = model.prefix(condition).unflatten(0, (halves, num_images))  # (1 or 2, B, P, D)
         if inputs.known.shape[1]:
             # The prefix does not see tokens, so it goes first; what is known is one group.
@@ -339,7 +342,7 @@ class Sampler:
 
     def _check(
         self,
-        condition: Tensor,
+        condition: Condition,
         plan: DecodePlan,
         uniforms: Tensor,
         num_again: int,
@@ -416,7 +419,7 @@ def least_certain(inputs: DecodeInputs, tokens: Tensor, log_probs: Tensor) -> De
     )
 
 
-def _to_device(tensor: Tensor, device: torch.device) -> Tensor:
+def _to_device(tensor: Any, device: torch.device) -> Any:
     # From pageable memory a copy waits for all that the device was asked to do before.
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()

@@ -163,6 +163,7 @@ def _norm_qkv(
 def _attend(
     q,
     kv,
+    bias,
     out,
     scale,
     T,
@@ -176,11 +177,13 @@ def _attend(
     kv_sequence,
     kv_head,
     kv_row,
+    bias_sequence,
     H: tl.constexpr,
     C: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    BIASED: tl.constexpr,
 ):
     sequence = (tl.program_id(0) // H).to(tl.int64)
     head = tl.program_id(0) % H
@@ -219,8 +222,13 @@ def _attend(
             other=0.0,
         )  # (BLOCK_C, BLOCK_N)
         scores = _dot(queries, k, tl.zeros([BLOCK_M, BLOCK_N], tl.float32)) * scale
+        if BIASED:
+            # 0, or so low that nothing is left, in whatever unit.
+            at = bias + sequence * bias_sequence + n
+            scores += tl.load(at, mask=seen, other=0.0).to(tl.float32)[None, :]
         scores = tl.where(seen[None, :], scores, -float("inf"))
-        # The first block has a key that is seen, so `highest` is finite from there on.
+        # The first block has a key, so `highest` is finite from there on. Where a bias hides all of
+        # a block's keys, what they add is shrunk to 0 by the first key that is not hidden.
         new_highest = tl.maximum(highest, tl.max(scores, 1))
         shrink = tl.exp2(highest - new_highest)
         p = tl.exp2(scores - new_highest[:, None])
@@ -414,10 +422,16 @@ def norm_qkv(
 
 
 def attend(
-    q: Tensor, kv: Tensor, start: int, num_context: int, queries_only: bool = False
+    q: Tensor,
+    kv: Tensor,
+    start: int,
+    num_context: int,
+    queries_only: bool = False,
+    bias: Tensor | None = None,
 ) -> Tensor:
     num_sequences, num_rows, num_heads, head_dim = q.shape
     assert q.stride(3) == kv.stride(4) == 1
+    assert bias is None or bias.stride(3) == 1
     context_rows, context_end, end = lengths(num_rows, start, num_context, queries_only)
     out = q.new_empty(num_sequences, num_rows, num_heads * head_dim)
     groups = num_sequences * num_heads
@@ -432,6 +446,7 @@ def attend(
     _attend[groups, _num_tiles(context_rows, num_rows, block_m)](
         q,
         kv,
+        bias,
         out,
         # exp2 is what a GPU has, so scores are in units of log 2.
         1 / math.sqrt(head_dim) / math.log(2),
@@ -441,11 +456,13 @@ def attend(
         end,
         *q.stride()[:3],
         *kv.stride()[:4],
+        0 if bias is None else bias.stride(0),
         H=num_heads,
         C=head_dim,
         BLOCK_C=max(16, triton.next_power_of_2(head_dim)),
         BLOCK_M=block_m,
         BLOCK_N=ATTENTION_KEYS // (q.element_size() // 2),
+        BIASED=bias is not None,
         num_warps=4,
         num_stages=3,
     )

@@ -14,6 +14,7 @@ from lpd.errors import InputError
 from lpd.files import read_json, sha256_of_file
 from lpd.models.conditioning import make_conditioning
 from lpd.models.lpd import LPDConfig
+from lpd.models.presets import preset_conditioning
 from lpd.orders.group_sizes import load_group_sizes_list, training_group_sizes
 from lpd.orders.mixture import TrainingOrders, parse_order_mix
 from lpd.orders.registry import LOCALITY_NAME
@@ -209,6 +210,11 @@ def model_config(config: TrainConfig, cache: CodeCache) -> LPDConfig:
     if config.class_num not in (None, cache.num_classes):
         raise InputError(
             f"the code cache {cache.path} has {cache.num_classes} classes, not {config.class_num}"
+        )
+    if preset_conditioning(config.model) != "class":
+        raise InputError(
+            f"{config.model} learns from texts, but the code cache {cache.path} holds classes: "
+            "choose a model of classes"
         )
     side = math.isqrt(cache.num_positions)
     return config_of_preset(

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor
 
 from lpd.files import printable, write_json
 from lpd.launcher import launcher_is_gone
-from lpd.models.layers import Attend
+from lpd.models.layers import Attend, RaggedAttend
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.models.visibility import Visibility, training_attention
 from lpd.orders.group_sizes import GroupSizes
@@ -311,14 +311,14 @@ class Trainer:
                 block.compile()
         return model
 
-    def _make_attention(self, group_sizes: GroupSizes) -> Attend:
-        num_prefix = self.model.conditioning.num_rows
-        attend = training_attention(
-            Visibility.of_group_sizes(group_sizes, self.world.device, num_prefix)
+    def _make_attention(self, group_sizes: GroupSizes) -> Attend | RaggedAttend:
+        conditioning = self.model.conditioning
+        visibility = Visibility.of_group_sizes(
+            group_sizes, self.world.device, conditioning.num_rows, conditioning.num_ragged
         )
         # Compiled with a block, it would have the block compiled anew for every schedule: a mask's
         # function is a constant to the compiler.
-        return torch.compiler.disable(attend, recursive=False) if self.config.compile else attend
+        return training_attention(visibility, opaque=self.config.compile)
 
     def _is_save_step(self) -> bool:
         epoch, rest = divmod(self.step, self.source.steps_per_epoch)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from lpd.models.condition import Condition
 from lpd.models.layers import Attend
 from lpd.models.lpd import LPD
 from lpd.orders.group_sizes import GroupSizes
@@ -23,7 +24,7 @@ class CausalLPD(LPD):
     Its mask token is in no row, and is not trained.
     """
 
-    def training_rows(self, in_order: Tensor, condition: Tensor, orders: Tensor) -> Tensor:
+    def training_rows(self, in_order: Tensor, condition: Condition, orders: Tensor) -> Tensor:
         """(B, P + N - 1, D) rows of (B, N) codes; the last N predict."""
         prefix = self.conditioning.rows(self, condition)
         return torch.cat([prefix, self._token_rows(in_order[:, :-1], orders[:, :-1])], dim=1)

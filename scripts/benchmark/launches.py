@@ -279,7 +279,7 @@ def fake_decoding(
         sizes = refine_sizes(sampling, group_sizes)
         has_temperatures = sampling.temperatures(num_positions) is not None
         inputs = DecodeInputs(
-            condition=integers(batch_size),
+            condition=model.conditioning.empty(batch_size, device=device),
             orders=integers(batch_size, num_decoded),
             uniforms=empty(batch_size, num_decoded + sum(sizes)),
             scales=empty(num_decoded),

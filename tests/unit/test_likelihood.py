@@ -19,6 +19,7 @@ from lpd.data.published_cache import open_cache
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.likelihood import Estimate, HeldOutCodes, PlanLoss, spread_rows
+from lpd.models.condition import TextCondition
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.models.visibility import Visibility, dense_attention
 from lpd.orders.group_sizes import make_group_sizes
@@ -130,6 +131,38 @@ def test_it_is_what_the_sampler_says_of_codes_that_it_draws(
     for size, batch_size in ((1, 64), (1, 4), (2, 5), (3, 100)):
         for by_pass in in_threads(functools.partial(measure, batch_size), size):
             np.testing.assert_allclose(by_pass, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "passes"), [("lpd", 16), ("random", 5), ("halton", 1)])
+def test_of_texts_it_is_what_the_sampler_says_of_codes_that_it_draws(
+    text_model: LPD, kind: str, passes: int
+) -> None:
+    """Texts of all lengths; the sampler's are in a bucket's rows, and the forward's in all."""
+    images, sizes = np.arange(13), make_group_sizes(16, passes)
+    source, random = plans(kind, *sizes), np.random.default_rng(0)
+    texts = [random.standard_normal((image % 6, 6), np.float32) for image in images]
+    conditioning = text_model.conditioning
+    sampler = Sampler(text_model, 13, log_probs=True)
+    decoded = sampler.decode(
+        sampler.upload(
+            conditioning.encode(texts),
+            source.plan(5, images),
+            torch.from_numpy(token_uniforms(8, images, 16)),
+            SamplingConfig(),
+        )
+    )
+    assert decoded.log_probs is not None
+    parts = decoded.log_probs.double().split(sizes, dim=1)
+    expected = -torch.stack([part.sum(dim=1) for part in parts], dim=1).numpy()  # (n, S)
+    cache = Codes(decoded.codes.numpy(), images % 3, vocab_size=24)
+
+    def condition(rows: np.ndarray) -> TextCondition:
+        return conditioning.encode([texts[row] for row in rows]).padded(5)
+
+    for batch_size in (4, 64):
+        codes = HeldOutCodes(cache, images, World(), batch_size=batch_size, condition=condition)
+        measured = codes.plan_loss(text_model, source, seed=5)
+        np.testing.assert_allclose(measured.by_pass, expected, rtol=1e-5, atol=1e-4)
 
 
 @torch.no_grad()

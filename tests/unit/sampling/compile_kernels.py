@@ -69,6 +69,7 @@ def main() -> None:
     norm = (make(dim), make(dim), 1e-6)
     q = triton_kernels.norm_qkv(x, *norm, make(3 * dim, dim), make(3 * dim), kv, 5)
     rows = triton_kernels.attend(q, kv, 5, 12)
+    triton_kernels.attend(q, kv, 5, 12, bias=make(2, 1, 1, 272))
     triton_kernels.project(rows, make(dim, dim), make(dim), x)
     triton_kernels.norm_mlp_in(x, *norm, make(4 * dim, dim), make(4 * dim))
     logits, uniforms = make(2, 12, 16384), make(1, 12, dtype=float32)

@@ -57,6 +57,49 @@ def test_launches_of_a_block(
     assert three - two == len(PASSES) * expected
 
 
+@pytest.mark.parametrize("backend", ["eager", "fused"])
+@pytest.mark.parametrize("dtype", [BF16, FLOAT32], ids=str)
+def test_texts_launch_nothing_more_in_a_pass(
+    tiny_config: LPDConfig, text_config: LPDConfig, backend: str, dtype: torch.dtype
+) -> None:
+    """What hides their padding is made once, and is an argument of attention."""
+    five, four = (1, 2, 3, 4, 6), (1, 2, 5, 8)
+    more = [
+        launches(config, dtype, backend, sizes)
+        for config in (text_config, tiny_config)
+        for sizes in (five, four)
+    ]
+    assert more[0] - more[1] == more[2] - more[3]
+    # Both halves' features and lengths joined, what is padding and what hides it, RMSNorm in up to
+    # 6, two linear layers with GELU, positions, casts; without a class's look-up.
+    assert 0 < more[1] - more[3] <= 18
+
+
+@pytest.mark.parametrize("backend", ["eager", "fused"])
+@pytest.mark.parametrize("num_known", [0, 3])
+@pytest.mark.parametrize("dtype", [BF16, FLOAT32], ids=str)
+def test_the_body_of_texts_tells_the_device_the_same_every_time_and_asks_it_nothing(
+    text_config: LPDConfig, backend: str, num_known: int, dtype: torch.dtype
+) -> None:
+    with fake_decoding(
+        text_config,
+        (1, 5, 10 - num_known),
+        batch_size=2,
+        guided=(False, True, False),
+        dtype=dtype,
+        backend=backend,
+        sampling=SamplingConfig(refine=0.4),
+    ) as run:
+        runs = []
+        for _ in range(2):
+            run()
+            with Told() as told:
+                run()
+            runs.append(told.lines)
+    assert runs[0] == runs[1]
+    assert len(runs[0]) > 50
+
+
 # Beside blocks: context rows of tokens (two look-ups, add, norm), query rows (look-up, add, norm),
 # both joined; the last norm, cast, head, cast; guidance; softmax, its sum, the sum's running
 # maximum, target, search, and the last possible token (6); the logits' sum, which is finite where

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 
 from lpd.editing import Editor
 from lpd.generation import ImageGenerator
+from lpd.models.condition import Condition
 from lpd.models.lpd import LPD
 from lpd.orders.plan import DecodePlan
 from lpd.orders.registry import OrderConfig, make_plan
@@ -311,6 +312,33 @@ def test_edits_by_graphs_are_the_eager_twins(
     assert (recorder.recorded, recorder.replayed) == (5, 8)
 
 
+@pytest.mark.parametrize("sampling", [PLAIN, GUIDED, SamplingConfig(cfg=2.0, refine=0.4)], ids=str)
+def test_texts_have_a_graph_for_each_bucket(
+    make_text_model: Callable[..., LPD], tokenizer: VQTokenizer, sampling: SamplingConfig
+) -> None:
+    """Texts of any lengths that fit in its rows are replayed by it, and their padding with them."""
+    model = make_text_model(text_length=100)
+    recorder = TapeRecorder()
+    eager = ImageGenerator(model, tokenizer, batch_size=6)
+    captured = recording_generator(model, tokenizer, recorder)
+    for seed, (lengths, recorded) in enumerate(
+        [
+            ((0, 0, 0, 0), 1),
+            ((1, 64, 0, 7), 2),
+            ((64, 0, 3), 2),
+            ((65, 0, 1), 3),
+            ((100, 100, 2, 100), 3),
+            ((5, 0, 0, 64), 3),
+            ((0, 0, 0), 3),
+        ]
+    ):
+        random = np.random.default_rng(seed)
+        texts = [None if not n else random.standard_normal((n, 6), np.float32) for n in lengths]
+        arguments = batch(seed, len(lengths), sampling=sampling) | {"labels": texts}
+        check_same(eager, captured, arguments)
+        assert recorder.recorded == recorded
+
+
 def test_another_scale_needs_no_other_graph(
     tiny_model: LPD, tokenizer: VQTokenizer, eager: ImageGenerator
 ) -> None:
@@ -373,7 +401,7 @@ def test_the_least_recently_used_graph_goes_first(tiny_model: LPD, tokenizer: VQ
 
 def test_every_tensor_of_the_inputs_is_a_buffer() -> None:
     """One that is forgotten would keep the values it had while recording."""
-    kinds = (torch.Tensor, torch.Tensor | None)
+    kinds = (torch.Tensor, torch.Tensor | None, Condition)
     tensors = [each.name for each in dataclasses.fields(DecodeInputs) if each.type in kinds]
     assert sorted(tensors) == sorted((*graphs._PER_IMAGE, *graphs._SHARED))
 

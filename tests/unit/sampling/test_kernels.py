@@ -25,6 +25,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lpd.errors import InputError
+from lpd.models.condition import Ragged
+from lpd.models.kv_cache import KVCache
 from lpd.sampling import kernels
 from lpd.sampling.logits import draw
 
@@ -235,6 +237,57 @@ def test_attend(
 
 
 @parts
+@few_examples
+@given(
+    lengths=st.lists(st.integers(0, 70), min_size=1, max_size=2),
+    num_context=st.integers(0, 3),
+    num_queries=st.integers(1, 3),
+    dtype=dtypes,
+    queries_only=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_attend_where_places_are_hidden(
+    module: Any,
+    lengths: list[int],
+    num_context: int,
+    num_queries: int,
+    dtype: torch.dtype,
+    queries_only: bool,
+    seed: int,
+) -> None:
+    """As without them, also where a whole block of keys is hidden, and the first."""
+    random, num_sequences, num_ragged = Random(seed), len(lengths), 70
+    start = num_ragged + 1
+    end = start + num_context + num_queries
+    cache = KVCache(
+        num_layers=1,
+        num_sequences=num_sequences,
+        num_heads=2,
+        num_rows=end + 2,
+        head_dim=8,
+        dtype=dtype,
+        device=torch.device("cpu"),
+    )
+    kv = cache.kv[0]
+    kv.copy_(random(*kv.shape, dtype=dtype))
+    q = random(num_sequences, num_context + num_queries, 2, 8, dtype=dtype)
+    q = q[:, num_context:] if queries_only else q
+    cache.hide(Ragged(num_ragged, torch.tensor(lengths)))
+    arguments = start, num_context, queries_only
+    attended = module.attend(q, kv, *arguments, cache.bias)
+    for sequence, length in enumerate(lengths):
+        own = slice(sequence, sequence + 1)
+        hidden = slice(length, num_ragged)
+        visible = torch.cat([kv[:, own, :, :length], kv[:, own, :, num_ragged:]], dim=3)
+        expected = module.attend(q[own], visible, start - num_ragged + length, *arguments[1:])
+        tolerance = {torch.float32: 1e-5, torch.bfloat16: 2e-2}[dtype]
+        torch.testing.assert_close(attended[own], expected, atol=tolerance, rtol=tolerance)
+        kv[:, own, :, hidden] = 1e4
+    # What is hidden weighs exactly nothing, whatever it is.
+    assert torch.equal(module.attend(q, kv, *arguments, cache.bias), attended)
+
+
+@parts
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_context_rows_never_see_query_rows(module: Any, dtype: torch.dtype) -> None:
     random, start, num_context = Random(0), 5, 3
@@ -413,11 +466,13 @@ def calls(device: str) -> dict[str, Callable[[], Tensor]]:
     norm = (make(24), make(24), EPS)
     weight, bias, fc1, fc1_bias, fc2 = make(72, 24), make(72), make(96, 24), make(96), make(24, 96)
     logits, scales = make(4, 3, 50), make(3, dtype=float32)
+    bias_of_places = make(2, 1, 1, 16)
     half, uniforms = make(2, 3, 50), make(2, 3, dtype=float32)
     return {
         "norm_qkv": lambda: kernels.norm_qkv(x, *norm, weight, bias, kv, 3),
         "attend": lambda: kernels.attend(q, kv, 3, 2),
         "attend, queries only": lambda: kernels.attend(q, kv, 3, 2, queries_only=True),
+        "attend, biased": lambda: kernels.attend(q, kv, 3, 2, bias=bias_of_places),
         "project": lambda: kernels.project(h, fc2, norm[0], x),
         "norm_mlp_in": lambda: kernels.norm_mlp_in(x, *norm, fc1, fc1_bias),
         "guided_draw": lambda: kernels.guided_draw(logits, scales, 0.9, uniforms),
