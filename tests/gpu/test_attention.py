@@ -1,12 +1,13 @@
 """Compiled FlexAttention on a GPU against the dense mask in float64."""
 
 from collections.abc import Iterator
+from typing import cast
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from lpd.models.layers import Attend
+from lpd.models.layers import Attend, RaggedAttend
 from lpd.models.visibility import Visibility, dense_attention, training_attention
 from lpd.orders.group_sizes import GroupSizes, make_group_sizes
 
@@ -60,11 +61,20 @@ def largest_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
     return ((actual - expected).norm(dim=-1) / (lengths + lengths.mean())).max().item()
 
 
-def check(group_sizes: GroupSizes, dtype: torch.dtype) -> None:
+def check(
+    group_sizes: GroupSizes, dtype: torch.dtype, lengths: tuple[int, ...] | None = None
+) -> None:
+    """Of images of classes, or of texts of some lengths, of up to 128 rows."""
     visibility = Visibility.of_group_sizes(group_sizes, DEVICE)
+    fast_attend, of_texts = training_attention(visibility), None
+    if lengths is not None:
+        visibility = Visibility.of_group_sizes(group_sizes, DEVICE, 129, 128)
+        of_texts = torch.tensor(lengths, device=DEVICE)
+        fast_attend = cast(RaggedAttend, training_attention(visibility))(of_texts)
     qkv, upstream = random_rows(visibility.num_rows, dtype)
-    fast = output_and_gradients(training_attention(visibility), qkv, upstream)
-    slow = output_and_gradients(dense_attention(visibility), qkv.double(), upstream.double())
+    fast = output_and_gradients(cast(Attend, fast_attend), qkv, upstream)
+    slow_attend = dense_attention(visibility, of_texts)
+    slow = output_and_gradients(slow_attend, qkv.double(), upstream.double())
     for name, expected in slow.items():
         error = largest_error(fast[name], expected)
         assert error <= TOLERANCES[dtype], f"{name}, {len(group_sizes)} groups: {error:.2e}"
@@ -75,6 +85,15 @@ def test_one_graph_attends_by_every_schedule(dtype: torch.dtype) -> None:
     with torch._dynamo.config.patch(error_on_recompile=True):
         for num_groups in (256, 128, 20, 8, 1):
             check(make_group_sizes(256, num_groups), dtype)
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
+def test_one_graph_attends_by_every_schedule_and_length(dtype: torch.dtype) -> None:
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for num_groups in (256, 20, 1):
+            for lengths in ((0, 128), (1, 77)):
+                check(make_group_sizes(256, num_groups), dtype, lengths)
     assert counters["stats"]["unique_graphs"] == 1
 
 

@@ -7,6 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from lpd.models import kv_cache
+from lpd.models.condition import Ragged
+from lpd.models.kv_cache import KVCache
 from lpd.models.lpd import PRESETS
 from lpd.sampling import kernels
 from lpd.sampling.logits import draw, guide
@@ -119,6 +122,32 @@ def test_context_rows_never_see_query_rows() -> None:
     poisoned = kernels.attend(q, kv, start, num_context)
     assert torch.equal(poisoned[:, :num_context], clean[:, :num_context])
     assert poisoned[:, num_context:].isnan().all()
+
+
+@dtypes
+def test_hidden_places_leave_no_trace(dtype: torch.dtype) -> None:
+    random, start, num_context = Random(), 129, 21
+    q, kv = random(2, 45, 16, 64, dtype=dtype), random(2, 2, 16, NUM_PLACES, 64, dtype=dtype)
+    cache = KVCache(
+        num_layers=1,
+        num_sequences=2,
+        num_heads=16,
+        num_rows=NUM_PLACES,
+        head_dim=64,
+        dtype=dtype,
+        device=DEVICE,
+    )
+    cache.hide(Ragged(128, torch.tensor([0, 70], device=DEVICE)))
+    assert cache.bias is not None
+    bias = cache.bias.cpu().float()
+    for module in (kernels, kv_cache):
+        attended = module.attend(*on_gpu(q, kv), start, num_context, False, cache.bias)
+        expected = kernels.attend(*widened(q, kv), start, num_context, False, bias)
+        assert_near(attended, expected, TOLERANCES[dtype])
+        loud = kv.clone()
+        loud[:, 0, :, :128] = loud[:, 1, :, 70:128] = 1e4
+        again = module.attend(*on_gpu(q, loud), start, num_context, False, cache.bias)
+        assert torch.equal(again, attended)
 
 
 def test_the_same_bits_every_time() -> None:

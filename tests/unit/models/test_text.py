@@ -514,3 +514,35 @@ def test_sparse_and_dense_forward_agree(text_model: LPD) -> None:
         logits = text_model(tokens, texts, orders, sparse)
         expected = full_forward(text_model, tokens, texts, orders)
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_blocks_are_compiled_once_for_all_schedules_and_lengths(text_config: LPDConfig) -> None:
+    """Attention stays outside of what is compiled, as in a training with compiled blocks."""
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: object) -> Callable[..., object]:
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = LPD(text_config)
+    model.init_weights()
+    tokens, orders = some_images(2)
+    numbers, losses = [], []
+    for compiles in (False, True):
+        if compiles:
+            for block in model.blocks:
+                block.compile(backend=backend)
+        for sizes, lengths in (((1, 15), (0, 5)), ((4, 12), (2, 2)), ((1, 15), (1, 0))):
+            attend = training_attention(visibility_of(model, sizes), opaque=compiles)
+            loss = model(tokens, texts_of(*lengths), orders, attend).logsumexp(-1).mean()
+            losses.append(loss.item())
+            numbers.append(len(graphs))
+    torch._dynamo.reset()
+    plain, compiled = numbers[:3], numbers[3:]
+    assert plain == [0, 0, 0]
+    # Norm, queries with keys and values, projection, MLP: for all blocks as for one.
+    assert compiled == [4, 4, 4]
+    assert losses[3:] == pytest.approx(losses[:3], rel=1e-6)

@@ -13,6 +13,7 @@ from torch._dynamo.utils import counters
 
 from lpd.errors import InputError
 from lpd.generation import ImageGenerator
+from lpd.models.condition import Condition
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.models.stack import DecodeStack
 from lpd.orders.registry import OrderConfig, make_plan
@@ -50,9 +51,13 @@ def logits_of(model: LPD, stack: DecodeStack) -> list[torch.Tensor]:
     orders = torch.stack([torch.randperm(16, generator=generator) for _ in range(2)])
     cache = model.make_cache(2, stack.dtype)
     cache.kv.fill_(torch.nan)
-    context = model.prefix(torch.tensor([1, 3]))
+    condition: Condition = torch.tensor([1, 3])
+    if model.config.conditioning == "text":
+        condition = model.conditioning.encode([torch.randn(3, 6, generator=generator), None])
+    context = model.prefix(condition)
+    cache.hide(model.conditioning.ragged(condition))
     logits = []
-    stack.run(context, cache, 1)  # a pass that asks nothing
+    stack.run(context, cache, context.shape[1])  # a pass that asks nothing
     start = 0
     for number, size in enumerate(SIZES):
         positions = orders[:, start : start + size]
@@ -89,6 +94,23 @@ def test_fused_operators_give_the_same_logits(tiny_model: LPD, dtype: torch.dtyp
 
 
 @needs_packing
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(PackedStack, marks=needs_packing),
+        FusedStack,
+        pytest.param(CompiledStack, marks=pytest.mark.slow),
+    ],
+)
+def test_texts_have_the_same_logits(
+    text_model: LPD, kind: type[DecodeStack], dtype: torch.dtype
+) -> None:
+    if kind is PackedStack and not can_pack(dtype):
+        pytest.skip(f"this processor packs no {dtype}")
+    check_same(text_model, kind, dtype)
+
+
 def test_packed_weights_are_a_copy(tiny_config: LPDConfig) -> None:
     model = LPD(tiny_config).eval().requires_grad_(False)
     model.init_weights()
