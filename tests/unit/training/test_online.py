@@ -77,7 +77,7 @@ def test_grids_are_what_the_pipeline_makes_of_the_same_seed(config: TrainConfig)
     assert (first != last).any()
     assert config.vqgan_path is not None
     pipeline = LPDPipeline.from_pretrained(config.output_dir / "model_ema", config.vqgan_path)
-    images = pipeline([0, 0, 1, 1, 2, 2], generation_steps=4, cfg=2.0, seed=config.seed)
+    images = pipeline([0, 0, 1, 1, 2, 2], generation_steps=4, cfg=2.0, seed=config.seed).images
     for place, image in enumerate(images):
         left = 2 + 18 * place
         assert np.array_equal(last[2:18, left : left + 16], np.asarray(image)), place
