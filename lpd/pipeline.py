@@ -24,7 +24,7 @@ from lpd.data.masks import Mask, read_mask
 from lpd.distributed import pick_device
 from lpd.editing import Edited, Editor
 from lpd.errors import InputError
-from lpd.evaluation.generated.published import ROWS
+from lpd.evaluation.generated.published import NUM_CLASSES, ROWS
 from lpd.generation import ImageGenerator, OnPass, Preview
 from lpd.models.lpd import LPD, preset_shape
 from lpd.options import from_flat, takes_options
@@ -236,11 +236,13 @@ class LPDPipeline:
             InputError: the model is none of the published ones, or not with so many passes.
         """
         config = self.model.config
+        is_published_kind = (config.conditioning, config.num_classes) == ("class", NUM_CLASSES)
         shape = (config.depth, config.dim, config.num_heads)
         rows = {
             row.generation_steps: row
             for row in ROWS.values()
-            if (preset_shape(row.preset), row.img_size) == (shape, config.img_size)
+            if is_published_kind
+            and (preset_shape(row.preset), row.img_size) == (shape, config.img_size)
         }
         if generation_steps not in rows:
             known = " or ".join(map(str, sorted(rows)))

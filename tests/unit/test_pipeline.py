@@ -198,6 +198,10 @@ def test_published_models_have_settings(
         if row.img_size == 256
     }
     monkeypatch.setattr("lpd.pipeline.ROWS", rows)
+    # Of the same shape, but of other classes than ImageNet's.
+    with pytest.raises(InputError, match="is no published one"):
+        pipeline.recommended(32)
+    monkeypatch.setattr("lpd.pipeline.NUM_CLASSES", config.num_classes)
     expected = {"generation_steps": 32, "cfg": 5.4, "repulsion_threshold": 2.0}  # the paper's
     assert pipeline.recommended(32) == expected
     with pytest.raises(InputError, match=r"settings of 20 or 32 passes, so none of 48 passes"):
