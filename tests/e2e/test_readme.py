@@ -277,18 +277,26 @@ def test_every_block_has_an_entry_and_every_entry_a_block() -> None:
     assert README.count("```") == 2 * len(blocks())
 
 
+def without_code(markdown: str) -> str:
+    return re.sub(r"^```.*?^```$", "", markdown, flags=re.MULTILINE | re.DOTALL)
+
+
+def anchors_of(markdown: str) -> set[str]:
+    """The anchors of the headings, as GitHub names them."""
+    headings = re.findall(r"^#+ (.*)$", without_code(markdown), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
 def test_links_lead_somewhere() -> None:
-    prose = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
-    headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
-    # As GitHub names them.
-    anchors = {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
-    targets = re.findall(r"\]\(([^)\s]+)\)", prose)
+    targets = re.findall(r"\]\(([^)\s]+)\)", without_code(README))
     assert len(targets) > 30
     for target in targets:
-        if target.startswith("#"):
-            assert target[1:] in anchors, target
-        elif "://" not in target:
-            assert (ROOT / target).exists(), target
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        file = ROOT / (name or "README.md")
+        assert file.exists(), target
+        assert not anchor or anchor in anchors_of(file.read_text()), target
 
 
 def test_memory_and_hours_are_those_of_the_estimates() -> None:
