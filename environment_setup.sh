@@ -69,7 +69,7 @@ if ! "$python" -c "import torch; assert torch.__version__.split('+')[0] == '$TOR
         pip install --quiet "torch==$TORCH"
     fi
 fi
-pip install --quiet "torchvision==$TORCHVISION" --editable ".[demo,dev,quickstart]"
+pip install --quiet "torchvision==$TORCHVISION" --editable ".[demo,dev,quickstart,text,video]"
 # gradio asks for an older Pillow, though it runs with this one (tests/e2e/test_demo.py); and the
 # older one's resampling rounds some pixels of a crop in the other direction.
 pip install --quiet --no-deps "pillow>=13"
