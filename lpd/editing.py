@@ -11,7 +11,7 @@ n images, N cells of the model's grid, C cells of a canvas, which is that grid b
 """
 
 import warnings
-from collections.abc import Sequence, Sized
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,8 +85,13 @@ class Editor:
     prepared as in training, by a center crop.
     """
 
-    def __init__(self, generator: ImageGenerator) -> None:
+    def __init__(self, generator: ImageGenerator, *, bar: Mapping[str, Any] | None = None) -> None:
+        """Args:
+        generator: the model and its tokenizer.
+        bar: tqdm's options of a progress bar; None for no bar.
+        """
         self.generator = generator
+        self._bar = bar
 
     @property
     def side(self) -> int:
@@ -327,6 +332,7 @@ class Editor:
             settings,
             image_indices=_indices(image_indices, count),
             on_pass=on_pass,
+            bar=self._bar,
         )
         stride = self.generator.tokenizer.stride
         rows, columns = canvas.grid

@@ -4,9 +4,9 @@ n images, b of them in a batch, N cells of the model's grid, C cells of a canvas
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from torch import Tensor
 from lpd.generation import ImageGenerator, Labels, Preview, slices
 from lpd.orders.plan import DecodePlan
 from lpd.orders.request import PlanSource
+from lpd.progress import progress
 from lpd.randomness import Stream, torch_seed
 from lpd.sampling.blending import Pixels
 from lpd.sampling.canvas import Canvas
@@ -68,6 +69,7 @@ def fill(
     *,
     image_indices: Rows,
     on_pass: OnPass | None = None,
+    bar: Mapping[str, Any] | None = None,
 ) -> Filled:
     """Decode what is not known of some images' canvases.
 
@@ -83,6 +85,8 @@ def fill(
         settings: how.
         image_indices: (n,) the images' indices in the run.
         on_pass: called after each pass. Passes are not captured then.
+        bar: tqdm's options of a progress bar, which counts images, or their windows where there
+            are several; None for no bar.
 
     Raises:
         InputError: the order, sizes or numbers of passes do not fit what is left; nothing is
@@ -95,6 +99,7 @@ def fill(
         settings=settings,
         indices=image_indices,
         on_pass=on_pass,
+        bar={"disable": True} if bar is None else bar,
         codes=np.where(known, codes, 0),
         decided=known.copy(),
     )
@@ -116,12 +121,13 @@ class _Filling:
         settings: EditSettings,
         indices: Rows,
         on_pass: OnPass | None,
+        bar: Mapping[str, Any],
         codes: Rows,
         decided: Cells,
     ) -> None:
         self._generator, self._canvas = generator, canvas
         self._labels, self._settings, self._indices = labels, settings, indices
-        self._on_pass = on_pass
+        self._on_pass, self._bar = on_pass, bar
         self.codes, self._decided = codes, decided  # (n, C) each
         self.finite = np.ones(len(codes), dtype=np.bool_)
         self.parts: list[Part] = []
@@ -141,22 +147,25 @@ class _Filling:
                 self._passes[rows] += len(sizes) + len(again)
         alone = self._canvas.grid == self._generator.grid  # pixels come with the codes then
         images: Pixels | None = None
-        for number, (cells, job) in enumerate(zip(windows, jobs, strict=True)):
-            seed = self._settings.seed
-            if number:  # with the same numbers, windows would be alike
-                seed = torch_seed(Stream.WINDOW, seed, number)
-            for rows, plan, inputs in self._prepared(cells, job.values(), seed):
-                part = Part(rows=rows, cells=cells, plan=plan, num_passes=inputs.num_passes)
-                self.parts.append(part)
-                codes, finite, pixels = self._decode(rows, cells, inputs, alone)
-                self.codes[rows[:, None], cells] = codes.cpu().numpy()
-                self.finite[rows] &= finite.cpu().numpy()
-                self._passes_done[rows] += inputs.num_passes
-                if pixels is not None:
-                    if images is None:
-                        images = np.empty((len(self.codes), *pixels.shape[1:]), dtype=np.uint8)
-                    images[rows] = pixels.cpu().numpy()
-            self._decided[:, cells] = True
+        counted = "image" if len(windows) == 1 else "window"
+        with progress(total=len(self.codes) * len(windows), unit=counted, **self._bar) as bar:
+            for number, (cells, job) in enumerate(zip(windows, jobs, strict=True)):
+                seed = self._settings.seed
+                if number:  # with the same numbers, windows would be alike
+                    seed = torch_seed(Stream.WINDOW, seed, number)
+                for rows, plan, inputs in self._prepared(cells, job.values(), seed):
+                    part = Part(rows=rows, cells=cells, plan=plan, num_passes=inputs.num_passes)
+                    self.parts.append(part)
+                    codes, finite, pixels = self._decode(rows, cells, inputs, alone)
+                    self.codes[rows[:, None], cells] = codes.cpu().numpy()
+                    self.finite[rows] &= finite.cpu().numpy()
+                    self._passes_done[rows] += inputs.num_passes
+                    if pixels is not None:
+                        if images is None:
+                            images = np.empty((len(self.codes), *pixels.shape[1:]), dtype=np.uint8)
+                        images[rows] = pixels.cpu().numpy()
+                    bar.update(len(rows))
+                self._decided[:, cells] = True
         if images is None:
             images = self._generator.decode(self.codes, self._canvas.grid)
         return images

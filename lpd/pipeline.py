@@ -362,9 +362,7 @@ class LPDPipeline:
             TypeError: there is no option of a name.
         """
         settings = from_flat(EditSettings, options)
-        edit = functools.partial(
-            Editor(self.generator).inpaint, settings=settings, keep_painted=keep_painted
-        )
+        edit = functools.partial(self._editor.inpaint, settings=settings, keep_painted=keep_painted)
         given = (_read_all(images, read_upright), _read_all(masks, read_mask))
         return self._edit(edit, given, labels, num_images_per_label, callback)
 
@@ -395,7 +393,7 @@ class LPDPipeline:
             TypeError: there is no option of a name.
         """
         settings = from_flat(EditSettings, options)
-        edit = functools.partial(Editor(self.generator).variations, settings=settings, keep=keep)
+        edit = functools.partial(self._editor.variations, settings=settings, keep=keep)
         given = (_read_all(images, read_upright),)
         return self._edit(edit, given, labels, num_images_per_label, callback)
 
@@ -425,10 +423,15 @@ class LPDPipeline:
         """
         chosen = from_flat(OutpaintCall, options)
         edit = functools.partial(
-            Editor(self.generator).outpaint, settings=chosen.settings, options=chosen.canvas
+            self._editor.outpaint, settings=chosen.settings, options=chosen.canvas
         )
         given = (_read_all(images, read_upright),)
         return self._edit(edit, given, labels, num_images_per_label, callback)
+
+    @property
+    def _editor(self) -> Editor:
+        """What edits with the bar that is asked for."""
+        return Editor(self.generator, bar=self._progress)
 
     def _edit(
         self,

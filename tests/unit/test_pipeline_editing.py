@@ -1,11 +1,13 @@
 """The pipeline's edits are the editor's, of whatever images and labels are given."""
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lpd.editing import Edited, Editor
@@ -18,6 +20,7 @@ from lpd.pipeline_results import EditResult, Step
 from lpd.sampling.canvas import OutpaintOptions
 from lpd.sampling.config import SamplingConfig
 from lpd.sampling.editing import EditOptions, EditSettings
+from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.weights import save_pretrained
 
 HOW: dict[str, Any] = {"generation_steps": 5, "cfg": 2.0, "seed": 3}
@@ -91,6 +94,29 @@ def test_variations_and_canvases(pipeline: LPDPipeline, editor: Editor) -> None:
     shown = [image.tobytes() for image in steps[-1].images()]
     assert shown == [image.tobytes() for image in result.images]
     assert {image.size for step in steps for image in step.images()} == {(24, 16)}
+
+
+def test_edits_have_the_bar_of_generation(
+    tiny_model: LPD, tokenizer_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = VQTokenizer.from_pretrained(tokenizer_folder, torch.device("cpu"))
+    pipeline = LPDPipeline(tiny_model, tokenizer, batch_size=2)
+    how = {**HOW, "generation_steps": 2}
+    calls: list[tuple[Callable[[], Any], str]] = [
+        (lambda: pipeline([0, 1, 2], **how), "3/3 (100%)"),
+        (lambda: pipeline.inpaint(IMAGES, MASK, 1, **how), "3/3 (100%)"),
+        (lambda: pipeline.variations(IMAGES, 1, **how), "3/3 (100%)"),
+        # Windows on both sides of every image.
+        (lambda: pipeline.outpaint(IMAGES, 1, left=4, right=4, **how), "6/6 (100%)"),
+    ]
+    for call, done in calls:
+        pipeline.set_progress_bar_config(desc="at work")
+        call()
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"at work: {done}")
+        pipeline.set_progress_bar_config(disable=True)
+        call()
+        assert capsys.readouterr().err == ""
 
 
 def test_options_are_those_of_generation_and_more() -> None:
