@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -304,6 +304,7 @@ class ImageGenerator:
         image_indices: npt.NDArray[np.int64] | None = None,
         known_codes: npt.NDArray[np.integer] | None = None,
         on_pass: OnPass | None = None,
+        watched: Collection[int] | None = None,
     ) -> Iterator[Generated]:
         """Generate any number of images, batch by batch; each batch is prepared in a thread while
         the one before runs.
@@ -315,7 +316,10 @@ class ImageGenerator:
             sampling: how tokens are drawn.
             image_indices: (n,) the images' indices in the run; by default from 0 on.
             known_codes: (n, N) in raster order, of which the cells are read that the plan knows.
-            on_pass: called after each pass of each batch.
+            on_pass: called after each pass of each batch that is watched.
+            watched: some of the n images, by their place among them: those batches are watched that
+                have any of them in it, and the others run as if nobody looked on, by captured
+                graphs too. By default all are watched.
 
         Raises:
             InputError: as :meth:`generate`; for a label at once.
@@ -340,7 +344,9 @@ class ImageGenerator:
             with contextlib.closing(prepared):
                 for rows, inputs in zip(parts, prepared, strict=True):
                     told = None
-                    if on_pass is not None:
+                    places = range(*rows.indices(len(labels)))
+                    is_watched = watched is None or any(place in places for place in watched)
+                    if on_pass is not None and is_watched:
                         told = functools.partial(_tell, on_pass, indices[rows], inputs.num_passes)
                     yield self.run(inputs, told)
 

@@ -7,7 +7,9 @@ result = pipe(["golden retriever", 207, "volcano"], **pipe.recommended(20))
 result.images[0].save("golden_retriever.png")
 """
 
+import contextlib
 import functools
+import operator
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -57,6 +59,7 @@ _DTYPES = {
 
 Callback = Callable[[Step], None]
 """Called after each pass of each batch."""
+_MOST_CHARACTERS = 60  # of a value in a message
 _PICTURES = (Image.Image, str, Path)
 Picture = Image.Image | str | Path
 """An image, or its file."""
@@ -267,6 +270,7 @@ class LPDPipeline:
         seed: int = 0,
         num_images_per_label: int = 1,
         callback: Callback | None = None,
+        callback_images: Iterable[int] | None = None,
         **options: Any,
     ) -> PipelineResult:
         """Generate images of classes.
@@ -280,6 +284,8 @@ class LPDPipeline:
             num_images_per_label: how many images of each, one after the other.
             callback: called after each pass of each batch with a :class:`Step`. On CUDA passes are
                 then launched one by one, which is slower.
+            callback_images: which images it is for, by their index in the call; batches without any
+                of them are generated at full speed, and nothing is told of them. By default all.
             options: those of :class:`PipelineOptions`, which are main_eval.py's by the same names;
                 ``help(LPDPipeline)`` shows them with their defaults.
 
@@ -296,7 +302,12 @@ class LPDPipeline:
         )
         plan = source.plan(seed, np.arange(len(wanted)))
         batches = self.generator.batches(
-            wanted, plan, seed=seed, sampling=chosen.sampling, on_pass=self._on_pass(callback)
+            wanted,
+            plan,
+            seed=seed,
+            sampling=chosen.sampling,
+            on_pass=self._on_pass(callback),
+            watched=_places(callback_images, len(wanted)),
         )
         images, codes = [], [np.empty((0, self.model.config.num_positions), dtype=np.int64)]
         with progress(total=len(wanted), unit="image", **self._progress) as bar:
@@ -500,6 +511,22 @@ def check_count(num_images_per_label: Any) -> None:
     is_number = isinstance(num_images_per_label, int | np.integer)
     if not is_number or isinstance(num_images_per_label, bool) or num_images_per_label < 1:
         raise InputError(f"num_images_per_label must be at least 1, got {num_images_per_label!r}")
+
+
+def _places(images: Iterable[Any] | None, count: int) -> frozenset[int] | None:
+    """Some of a call's images by their index, checked."""
+    if images is None:
+        return None
+    with contextlib.suppress(TypeError):
+        given = list(images)
+        places = frozenset(operator.index(image) for image in given)
+        is_truth = any(isinstance(image, bool) for image in given)  # a mask, taken for 0 and 1
+        if not is_truth and all(0 <= place < count for place in places):
+            return places
+    told = " ".join(repr(images).split())[:_MOST_CHARACTERS]
+    raise InputError(
+        f"callback_images must be indices of the call's {count} images, from 0 on, got {told}"
+    )
 
 
 def _read_all(given: Any, read: Callable[[Path], Any]) -> list[Any]:

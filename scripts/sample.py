@@ -55,6 +55,7 @@ def run(config: SampleConfig) -> None:
         seed=config.seed,
         num_images_per_label=count,
         callback=recorder,
+        callback_images=shown,
         **loaded.options,
     )
     folder = config.output_dir

@@ -26,7 +26,7 @@ from lpd.pipeline_results import Step
 from lpd.pretrained import config_of_preset, load_model
 from lpd.randomness import token_uniforms
 from lpd.sampling.config import SamplingConfig
-from lpd.sampling.sampler import Sampler
+from lpd.sampling.sampler import DecodeInputs, Sampler
 from lpd.tokenizer.vq_tokenizer import VQTokenizer, to_pixels
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
 from lpd.weights import save_pretrained
@@ -116,6 +116,48 @@ def test_steps_show_what_is_known(folder: Path, tokenizer_folder: Path) -> None:
     assert shown == [image.tobytes() for image in result.images]
     plain = pipeline([0, 1, 2], group_sizes="1,5,10")
     np.testing.assert_array_equal(plain.codes, result.codes)
+
+
+class Graphs:
+    """Runs batches as captured graphs would, and takes note of them."""
+
+    def __init__(self, generator: ImageGenerator) -> None:
+        self._work = generator._work
+        self.run: list[int] = []
+
+    def __call__(self, inputs: DecodeInputs) -> tuple[torch.Tensor, ...]:
+        self.run.append(len(inputs))
+        return self._work(inputs)
+
+
+def test_batches_that_nobody_watches_run_by_graphs(folder: Path, tokenizer_folder: Path) -> None:
+    pipeline = LPDPipeline.from_pretrained(folder, tokenizer_folder, device="cpu", batch_size=2)
+    plain = pipeline([0, 1, 2, 0, 1, 2, 0], generation_steps=4)
+    steps: list[Step] = []
+    for watched, run in (
+        (None, []),
+        ([3, np.int64(2)], [2, 2, 1]),
+        (np.array([6, 0]), [2, 2]),
+        ((), [2, 2, 2, 1]),
+    ):
+        steps.clear()
+        graphs: Any = Graphs(pipeline.generator)
+        pipeline.generator.graphs = graphs
+        result = pipeline(
+            [0, 1, 2, 0, 1, 2, 0],
+            generation_steps=4,
+            callback=steps.append,
+            callback_images=watched,
+        )
+        np.testing.assert_array_equal(result.codes, plain.codes)
+        assert graphs.run == run
+        wanted = range(7) if watched is None else watched
+        batches = {index // 2 for index in wanted}
+        assert {int(step.indices[0]) // 2 for step in steps} == batches
+        assert len(steps) == 4 * len(batches)
+    for wrong in ([7], [-1], [0.0], 3, "0", [True, False]):
+        with pytest.raises(InputError, match="indices of the call's 2 images, from 0 on, got"):
+            pipeline([0, 1], generation_steps=4, callback=steps.append, callback_images=wrong)
 
 
 def test_the_whole_is_saved_in_one_folder(

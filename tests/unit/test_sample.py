@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,13 @@ import torch
 from PIL import Image, ImageSequence
 
 from lpd.classes import imagenet
+from lpd.generation import Generated, ImageGenerator
 from lpd.models.lpd import LPD
 from lpd.options import parameters
 from lpd.pipeline import LPDPipeline
 from lpd.pipeline_options import PipelineOptions
 from lpd.pipeline_results import UNKNOWN_GREY
+from lpd.sampling.sampler import DecodeInputs
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.weights import save_pretrained
 from scripts import sample
@@ -89,8 +92,19 @@ def test_files_tell_how_to_make_their_images_again(
 
 
 @pytest.mark.slow
-def test_pictures_show_the_images(command: Callable[..., Path]) -> None:
-    folder = command("--labels", "2", "Red_Panda", "--num_images_per_label", "3")
+def test_pictures_show_the_images(
+    command: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = []
+    run = ImageGenerator.run
+
+    def noting(self: ImageGenerator, inputs: DecodeInputs, on_pass: Any) -> Generated:
+        watched.append(on_pass is not None)
+        return run(self, inputs, on_pass)
+
+    monkeypatch.setattr(ImageGenerator, "run", noting)
+    folder = command("--labels", "2", "Red_Panda", "--num_images_per_label=3", "--batch_size=2")
+    assert watched == [True, True, False]  # the first of each class are 0 and 3
     assert {file.name for file in folder.iterdir()} == {
         *("samples.png", "passes.png", "decoding.gif", "images"),
     }
