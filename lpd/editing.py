@@ -10,7 +10,6 @@ Edit i depends on its image, what is kept of it, its label, the seed and its ind
 n images, N cells of the model's grid, C cells of a canvas, which is that grid but in outpainting.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +21,7 @@ from PIL import Image
 from lpd.data.images import to_rgb
 from lpd.data.masks import Mask, painted, touched_cells
 from lpd.data.transforms import center_crop, image_to_pixels, normalize_
-from lpd.errors import InputError
+from lpd.errors import InputError, warn_caller
 from lpd.filling import Cells, OnPass, Part, Rows, fill
 from lpd.generation import ImageGenerator, Labels, slices
 from lpd.sampling.blending import Pixels, blend
@@ -124,10 +123,9 @@ class Editor:
             except ValueError as error:  # Pillow's too, for a mode that it does not convert
                 raise InputError(f"image {number}, of mode {image.mode}: {error}") from error
             if image.width < width or image.height < height:
-                warnings.warn(
+                warn_caller(
                     f"image {number} is of {image.width} x {image.height} pixels, smaller than the "
-                    f"{width} x {height} that are used: it is enlarged, as in training",
-                    stacklevel=3,
+                    f"{width} x {height} that are used: it is enlarged, as in training"
                 )
             pixels[number] = image_to_pixels(center_crop(rgb, (width, height))).numpy()
         return pixels

@@ -1,6 +1,8 @@
 """What a user can mend, told apart from what is wrong with the program."""
 
+import inspect
 import os
+import warnings
 
 
 class InputError(ValueError):
@@ -10,6 +12,15 @@ class InputError(ValueError):
     with exit code 2 (:func:`lpd.cli.command`); so they do where the system refuses a file. Every
     other exception is a bug, and shows its traceback.
     """
+
+
+def warn_caller(message: str) -> None:
+    """Warn of what the caller of this package asks for: as said by the line outside of it, however
+    deep inside it is noticed."""
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "lpd":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
 
 
 class LostProcessError(Exception):

@@ -10,7 +10,6 @@ B images of a batch, n images in all, N positions, K of them known beforehand.
 import contextlib
 import dataclasses
 import functools
-import warnings
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from lpd.ahead import one_ahead
+from lpd.errors import warn_caller
 from lpd.models.lpd import LPD
 from lpd.orders.plan import DecodePlan
 from lpd.randomness import token_uniforms
@@ -134,9 +134,7 @@ class ImageGenerator:
         if bf16 is None:
             bf16 = bf16_pays(self.device)
         elif bf16 and self.device.type == "cpu" and not bf16_pays(self.device):
-            warnings.warn(
-                "on this processor bfloat16 is hardly faster than float32, or slower", stacklevel=2
-            )
+            warn_caller("on this processor bfloat16 is hardly faster than float32, or slower")
         if bf16:
             cast_linears(model, torch.bfloat16)
         dtype = torch.bfloat16 if bf16 else model.head.weight.dtype
@@ -380,7 +378,8 @@ class ImageGenerator:
         """
         num_positions = self.model.config.num_positions
         batch_size = max(1, self.batch_size * num_positions // codes.shape[1])
-        images = []
+        height, width = (side * self.tokenizer.stride for side in grid or self.grid)
+        images = [np.empty((0, 3, height, width), dtype=np.uint8)]
         for rows in slices(len(codes), batch_size):
             batch = torch.from_numpy(codes[rows].astype(np.int64)).to(self.device)  # (B, N)
             images.append(self.pixels(batch, grid).cpu().numpy())

@@ -28,6 +28,12 @@ Flat: Any = tyro.conf.OmitArgPrefixes
 YOUNGER = "younger"
 """Metadata of a configuration's field that earlier versions did not have."""
 
+CALLED_ELSEWHERE = "called elsewhere"
+"""Metadata of a field: what other libraries call it, names for a hint."""
+READ_BY = "read by"
+"""Metadata of a field: what makes its kind of what is given in Python, and leaves other values as
+they are."""
+
 _KINDS: dict[Any, str] = {
     bool: "True or False",
     int: "a whole number",
@@ -66,10 +72,21 @@ def from_flat(options_class: type[OptionsT], values: Mapping[str, Any]) -> Optio
     names = [parameter.name for parameter in parameters(options_class)]
     for name in values:
         if name not in names:
-            nearest = difflib.get_close_matches(name, names, n=1)
+            called = _called_elsewhere(options_class).get(name)
+            nearest = [called] if called else difflib.get_close_matches(name, names, n=1)
             hint = f"did you mean {nearest[0]!r}?" if nearest else f"choose from {', '.join(names)}"
             raise TypeError(f"there is no option {name!r}; {hint}")
     return _build(options_class, values)
+
+
+def _called_elsewhere(options_class: type) -> dict[str, str]:
+    """Names of the fields by what other libraries call them."""
+    names: dict[str, str] = {}
+    for field, nested in _fields(options_class):
+        if nested is not None:
+            names |= _called_elsewhere(nested)
+        names |= dict.fromkeys(field.metadata.get(CALLED_ELSEWHERE, ()), field.name)
+    return names
 
 
 def _build(options_class: type[OptionsT], values: Mapping[str, Any]) -> OptionsT:
@@ -79,8 +96,14 @@ def _build(options_class: type[OptionsT], values: Mapping[str, Any]) -> OptionsT
         if nested is not None:
             arguments[field.name] = _build(nested, values)
         elif field.name in values:
-            arguments[field.name] = _checked(field.name, values[field.name], types[field.name])
+            read = field.metadata.get(READ_BY, _as_it_is)
+            value = read(values[field.name])
+            arguments[field.name] = _checked(field.name, value, types[field.name])
     return options_class(**arguments)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def _checked(name: str, value: Any, annotation: Any) -> Any:

@@ -92,8 +92,7 @@ class LPDPipeline:
             InputError: the tokenizer's codebook is not the model's vocabulary, or there is no such
                 dtype or backend.
         """
-        if dtype not in _DTYPES:
-            raise InputError(f"dtype must be float32, bfloat16 or None, got {dtype}")
+        _check_dtype(dtype)
         if type(batch_size) is not int or batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size!r}")
         self.generator = ImageGenerator(
@@ -153,6 +152,7 @@ class LPDPipeline:
             InputError: a file is missing, damaged, or does not fit, or the hub cannot be reached.
             TypeError: there is no option of a name.
         """
+        _check_dtype(dtype)  # before anything is fetched
         where = pick_device(None if device is None else str(device))
         name = pretrained_model_name_or_path
         model = load_pretrained(name, where, preset=preset, img_size=img_size, **hub)
@@ -497,6 +497,8 @@ class LPDPipeline:
     def _on_pass(self, callback: Callback | None) -> OnPass | None:
         if callback is None:
             return None
+        if not callable(callback):
+            raise InputError(f"callback must be a function of a Step, got {_short(callback)}")
 
         def tell(
             indices: npt.NDArray[np.int64], number: int, num_passes: int, known: Preview
@@ -523,10 +525,20 @@ def _places(images: Iterable[Any] | None, count: int) -> frozenset[int] | None:
         is_truth = any(isinstance(image, bool) for image in given)  # a mask, taken for 0 and 1
         if not is_truth and all(0 <= place < count for place in places):
             return places
-    told = " ".join(repr(images).split())[:_MOST_CHARACTERS]
     raise InputError(
-        f"callback_images must be indices of the call's {count} images, from 0 on, got {told}"
+        f"callback_images must be indices of the call's {count} images, from 0 on, "
+        f"got {_short(images)}"
     )
+
+
+def _check_dtype(dtype: Any) -> None:
+    is_name = dtype is None or isinstance(dtype, torch.dtype | str)
+    if not is_name or dtype not in _DTYPES:
+        raise InputError(f"dtype must be float32, bfloat16 or None, got {_short(dtype)}")
+
+
+def _short(value: Any) -> str:
+    return " ".join(repr(value).split())[:_MOST_CHARACTERS]
 
 
 def _read_all(given: Any, read: Callable[[Path], Any]) -> list[Any]:

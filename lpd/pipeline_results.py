@@ -1,6 +1,8 @@
 """What calls of the pipeline give, when they are over and while they run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -104,18 +106,22 @@ class Step:
         """Rows and columns of the N codes."""
         self._generator = generator
 
-    def images(self, rows: npt.NDArray[np.intp] | None = None) -> list[Image.Image]:
+    def images(self, rows: Sequence[int] | npt.NDArray[np.intp] | None = None) -> list[Image.Image]:
         """The tokenizer's images of the codes that are known; grey where none is.
 
         Args:
-            rows: which of the B; by default all.
+            rows: which of the B, or none of them; by default all.
         """
-        wanted = slice(None) if rows is None else rows
+        wanted = slice(None) if rows is None else _index(rows)
         codes, known = self.codes[wanted], self.known[wanted]
         pixels = self._generator.decode(codes, self.grid)  # (B, 3, H, W)
         stride = self._generator.tokenizer.stride
         shown = known.reshape(-1, 1, *self.grid).repeat(stride, 2).repeat(stride, 3)
         return to_images(np.where(shown, pixels, np.uint8(UNKNOWN_GREY)))
+
+
+def _index(rows: Sequence[int] | npt.NDArray[np.intp]) -> npt.NDArray[Any]:
+    return np.asarray(rows, dtype=None if len(rows) else np.intp)  # none at all has no type
 
 
 def to_images(pixels: npt.NDArray[np.uint8]) -> list[Image.Image]:

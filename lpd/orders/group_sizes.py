@@ -4,16 +4,20 @@ A schedule is S positive sizes that sum to N, the number of positions. The publi
 follow a cosine (paper section 3.3); their rounding is reproduced exactly.
 """
 
+import contextlib
 import itertools
 import json
 import math
+import operator
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lpd.errors import InputError
 from lpd.files import read_json
+from lpd.options import READ_BY
 
 GroupSizes = tuple[int, ...]
 
@@ -45,12 +49,29 @@ _PUBLISHED_TRAINING_STEPS: dict[int, tuple[int, ...]] = {
 # The numbers of passes that are published of decoding, by number of positions.
 _PUBLISHED_STEPS: dict[int, tuple[int, ...]] = {256: (32, 20), 1024: (48,)}
 
+_MOST_CHARACTERS = 60  # of a value in a message
+
+
+def written_sizes(sizes: Any) -> Any:
+    """Whole numbers in a tuple, list or array as text such as 1,3,5; anything else as it is.
+
+    Raises:
+        InputError: there is something else among them.
+    """
+    if not isinstance(sizes, tuple | list) and getattr(sizes, "ndim", 0) != 1:
+        return sizes
+    if not any(isinstance(size, bool) for size in sizes):  # which passes for 0 and 1
+        with contextlib.suppress(TypeError):
+            return ",".join(str(operator.index(size)) for size in sizes)
+    told = " ".join(repr(sizes).split())[:_MOST_CHARACTERS]
+    raise InputError(f"group_sizes must be whole numbers, or text such as 1,3,5, got {told}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class GroupSizeOptions:
     """How many tokens each pass decodes, for orders without passes of their own."""
 
-    group_sizes: str | None = None
+    group_sizes: str | None = field(default=None, metadata={READ_BY: written_sizes})
     """Group sizes such as 1,3,5 or 1x4 2x6 (size x count), instead of --generation_steps."""
     group_size_schedule: str = "cosine"
     """How group sizes grow over the passes: cosine (as published), arccos, linear or uniform."""

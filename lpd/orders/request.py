@@ -10,7 +10,7 @@ import numpy.typing as npt
 import tyro
 
 from lpd.errors import InputError
-from lpd.options import Flat
+from lpd.options import CALLED_ELSEWHERE, Flat
 from lpd.orders.files import OrderFile, load_orders
 from lpd.orders.group_sizes import GroupSizeOptions, GroupSizes, find_schedule
 from lpd.orders.locality import LocalityConfig
@@ -136,7 +136,9 @@ class OrderOptions:
     """One order, and the passes in which it decodes."""
 
     order: Annotated[str, _ORDER] = LOCALITY_NAME
-    generation_steps: Annotated[int, _STEPS] = 20
+    generation_steps: Annotated[int, _STEPS] = field(
+        default=20, metadata={CALLED_ELSEWHERE: ("num_inference_steps", "steps", "num_steps")}
+    )
     sizes: Annotated[GroupSizeOptions, Flat] = field(default_factory=GroupSizeOptions)
     locality: Annotated[LocalityConfig, Flat] = field(default_factory=LocalityConfig)
 

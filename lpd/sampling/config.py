@@ -9,7 +9,7 @@ import numpy as np
 import tyro
 
 from lpd.errors import InputError
-from lpd.options import YOUNGER
+from lpd.options import CALLED_ELSEWHERE, YOUNGER
 from lpd.sampling.guidance import guidance_scales
 from lpd.sampling.schedules import SCHEDULES, Floats, find_schedule, schedule_help
 
@@ -42,7 +42,9 @@ def _younger(default: Any) -> Any:
 class SamplingConfig:
     """How tokens are drawn."""
 
-    cfg: float = 1.0
+    cfg: float = field(
+        default=1.0, metadata={CALLED_ELSEWHERE: ("guidance_scale", "cfg_scale", "guidance")}
+    )
     """Scale of classifier-free guidance; 1 is none."""
     cfg_schedule: Annotated[str, _CFG_SCHEDULE] = "linear"
     cfg_power: float = _younger(3.0)

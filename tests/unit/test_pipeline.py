@@ -111,6 +111,8 @@ def test_steps_show_what_is_known(folder: Path, tokenizer_folder: Path) -> None:
             cells = np.asarray(image).reshape(4, cell, 4, cell, 3).swapaxes(1, 2).reshape(16, -1)
             assert (cells[~known] == 128).all()
             assert not (cells[known] == 128).all(axis=1).any()
+        assert step.images([]) == []
+        assert step.images([0])[0].tobytes() == step.images()[0].tobytes()
     last = [step for step in steps if step.number == 3]
     shown = [image.tobytes() for step in last for image in step.images()]
     assert shown == [image.tobytes() for image in result.images]
@@ -334,7 +336,12 @@ def test_an_image_depends_on_label_seed_and_place_alone(pipeline: LPDPipeline) -
         ([0], {"cfg": "3"}, "cfg must be a number, got '3'"),
         ([0], {"generation_steps": 4.0}, "generation_steps must be a whole number, got 4.0"),
         ([0], {"order": None}, "order must be text, got None"),
-        ([0], {"group_sizes": (1, 15)}, "group_sizes must be text or None"),
+        ([0], {"group_sizes": 16}, "group_sizes must be text or None, got 16"),
+        ([0], {"group_sizes": (1, 14)}, r"group sizes \(1 14\) sum to 15"),
+        ([0], {"group_sizes": ()}, "group sizes must be positive integers"),
+        ([0], {"group_sizes": (1.0, 15)}, r"whole numbers, or text such as 1,3,5, got \(1.0, 15"),
+        ([0], {"group_sizes": [True, 15]}, r"whole numbers, or text such as 1,3,5, got \[True"),
+        ([0], {"callback": 3}, "callback must be a function of a Step, got 3"),
         ([0], {"seed": 1.5}, "seed must be a whole number, got 1.5"),
         ([0], {"seed": "a"}, "seed must be a whole number, got 'a'"),
         (b"0", {}, "a class is given by its name"),
@@ -355,9 +362,16 @@ def test_options_are_those_of_the_command_line(pipeline: LPDPipeline, tmp_path: 
     assert asked["lpd_order_file"].default is None
     # What tyro is told about a flag does not show in a notebook.
     assert asked["cfg_schedule"].annotation is asked["order"].annotation is str
-    with pytest.raises(TypeError, match=r"no option 'repulsion'; did you mean 'repulsion_thr"):
-        pipeline([0], repulsion=1.0)
+    for name, meant in (
+        ("repulsion", "repulsion_threshold"),
+        ("num_inference_steps", "generation_steps"),
+        ("guidance_scale", "cfg"),
+    ):
+        with pytest.raises(TypeError, match=rf"no option '{name}'; did you mean '{meant}'\?"):
+            pipeline([0], **{name: 1})
     sizes = pipeline([0], group_sizes="1,5,10").images[0]
+    for given in ((1, 5, 10), [np.int64(1), 5, 10], np.array([1, 5, 10]), torch.tensor([1, 5, 10])):
+        assert sizes.tobytes() == pipeline([0], group_sizes=given).images[0].tobytes()
     assert sizes.tobytes() != pipeline([0], group_sizes="8,8").images[0].tobytes()
     # A file of the very orders that would have been made: the same image.
     locality = LocalityConfig(proximity_threshold=1.5, repulsion_threshold=1.0)
@@ -378,6 +392,14 @@ def test_shapes_of_group_sizes(pipeline: LPDPipeline) -> None:
     assert expected != make_group_sizes(16, 4)
     written = pipeline([1], group_sizes=",".join(map(str, expected)), seed=2).images[0]
     assert uniform.tobytes() == written.tobytes()
+
+
+@pytest.mark.parametrize("dtype", [[1], np.zeros(2), "float16", torch.float16, 32])
+def test_dtypes_that_there_are_not(folder: Path, tokenizer_folder: Path, dtype: Any) -> None:
+    with pytest.raises(InputError, match="dtype must be float32, bfloat16 or None, got"):
+        LPDPipeline.from_pretrained(folder, tokenizer_folder, device="cpu", dtype=dtype)
+    with pytest.raises(InputError, match="dtype must be float32, bfloat16 or None, got"):
+        LPDPipeline.from_pretrained("there/is_none", dtype=dtype)  # said before it is looked for
 
 
 def test_bf16_and_the_batch_size_are_the_generators(folder: Path, tokenizer_folder: Path) -> None:

@@ -149,6 +149,7 @@ def test_options_are_those_of_generation_and_more() -> None:
         ({"masks": [MASK.tolist()]}, "mask 0: a mask is an image or .*, got list"),
         ({"masks": MASK.astype("u1")}, "such as MASK > 0, got uint8 of shape"),
         ({"edit_steps": 1.5}, "edit_steps must be a whole number or None, got 1.5"),
+        ({"callback": "print"}, "callback must be a function of a Step, got 'print'"),
         ({"num_images_per_label": 0}, "num_images_per_label must be at least 1, got 0"),
     ],
 )
@@ -181,6 +182,23 @@ def test_files_are_edited_as_they_are_seen(pipeline: LPDPipeline, tmp_path: Path
     expected = pipeline.inpaint(seen, painted, 0, **HOW)
     np.testing.assert_array_equal(result.codes, expected.codes)
     np.testing.assert_array_equal(pipeline.encode(file), pipeline.encode(seen))
+
+
+def test_who_enlarges_an_image_is_told(pipeline: LPDPipeline, editor: Editor) -> None:
+    """By a warning about the line that gave it, not about one of the package's own."""
+    small = Image.new("RGB", (9, 12))
+    here = Path(__file__).read_text().splitlines()
+    for edit in (
+        lambda: pipeline.variations(small, 0, **HOW),
+        lambda: pipeline.inpaint(small, np.eye(12, 9, dtype=np.bool_), 0, **HOW),
+        lambda: pipeline.outpaint(small, 0, left=4, fit=True, **HOW),
+        lambda: editor.prepare([small]),
+    ):
+        with pytest.warns(UserWarning, match="of 9 x 12 pixels, smaller than the") as caught:
+            edit()
+        (warned,) = caught
+        assert warned.filename == __file__
+        assert "small" in here[warned.lineno - 1]
 
 
 @pytest.mark.parametrize("keep", [None, "0.5", [True] * 16])
