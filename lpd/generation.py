@@ -39,6 +39,10 @@ Labels = Sequence[Any] | npt.NDArray[np.integer]
 """What each image is to show, as the model's conditioning reads it: a class, None for no class."""
 
 
+Plans = Callable[[npt.NDArray[np.int64]], DecodePlan]
+"""The plan of the images of these indices in the run."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Generated:
     """A batch of images as they are generated."""
@@ -295,7 +299,7 @@ class ImageGenerator:
     def batches(
         self,
         labels: Labels,
-        plan: DecodePlan,
+        plan: DecodePlan | Plans,
         *,
         seed: int,
         sampling: SamplingConfig,
@@ -309,7 +313,8 @@ class ImageGenerator:
 
         Args:
             labels: what the n images are to show.
-            plan: their orders, group sizes and known cells.
+            plan: their orders, group sizes and known cells; or what makes those of a batch's
+                images, which is called batch by batch while the one before runs.
             seed: the run's seed.
             sampling: how tokens are drawn.
             image_indices: (n,) the images' indices in the run; by default from 0 on.
@@ -328,7 +333,7 @@ class ImageGenerator:
         def prepare(rows: slice) -> DecodeInputs:
             return self.prepare(
                 labels[rows],
-                plan[rows],
+                plan[rows] if isinstance(plan, DecodePlan) else plan(indices[rows]),
                 seed=seed,
                 image_indices=indices[rows],
                 sampling=sampling,

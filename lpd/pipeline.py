@@ -30,6 +30,7 @@ from lpd.evaluation.generated.published import NUM_CLASSES, ROWS
 from lpd.generation import ImageGenerator, OnPass, Preview
 from lpd.models.lpd import LPD, preset_shape
 from lpd.options import from_flat, takes_options
+from lpd.orders.plan import DecodePlan
 from lpd.pipeline_options import OutpaintCall, PipelineOptions
 from lpd.pipeline_results import EditResult, PipelineResult, Step, check_finite, to_images
 from lpd.pretrained import (
@@ -300,10 +301,15 @@ class LPDPipeline:
         source = chosen.decoding.source(
             self.grid, lpd_order_file=None if order_file is None else Path(order_file)
         )
-        plan = source.plan(seed, np.arange(len(wanted)))
+        plans = [source.plan(seed, np.empty(0, dtype=np.int64))]  # checks before anything is made
+
+        def plan_of(indices: npt.NDArray[np.int64]) -> DecodePlan:
+            plans.append(source.plan(seed, indices))
+            return plans[-1]
+
         batches = self.generator.batches(
             wanted,
-            plan,
+            plan_of,
             seed=seed,
             sampling=chosen.sampling,
             on_pass=self._on_pass(callback),
@@ -316,6 +322,7 @@ class LPDPipeline:
                 codes.append(batch.codes.cpu().numpy())
                 images += to_images(batch.images.cpu().numpy())
                 bar.update(len(batch.codes))
+        plan = DecodePlan(np.concatenate([each.orders for each in plans]), source.group_sizes)
         return PipelineResult(
             images=images,
             codes=np.concatenate(codes),

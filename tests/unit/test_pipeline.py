@@ -20,7 +20,7 @@ from lpd.orders.group_sizes import make_group_sizes
 from lpd.orders.locality import LocalityConfig
 from lpd.orders.plan import DecodePlan
 from lpd.orders.registry import OrderConfig, make_plan
-from lpd.orders.request import OrderOptions
+from lpd.orders.request import OrderOptions, PlanSource
 from lpd.pipeline import LPDPipeline
 from lpd.pipeline_results import Step
 from lpd.pretrained import config_of_preset, load_model
@@ -118,6 +118,25 @@ def test_steps_show_what_is_known(folder: Path, tokenizer_folder: Path) -> None:
     assert shown == [image.tobytes() for image in result.images]
     plain = pipeline([0, 1, 2], group_sizes="1,5,10")
     np.testing.assert_array_equal(plain.codes, result.codes)
+
+
+def test_orders_are_made_batch_by_batch(
+    folder: Path, tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[int]] = []
+    plan_of = PlanSource.plan
+
+    def noting(self: PlanSource, seed: int, indices: np.ndarray, *known: Any) -> DecodePlan:
+        asked.append(indices.tolist())
+        return plan_of(self, seed, indices, *known)
+
+    whole = OrderOptions(generation_steps=4).source((4, 4)).plan(6, np.arange(5))
+    pipeline = LPDPipeline.from_pretrained(folder, tokenizer_folder, device="cpu", batch_size=2)
+    monkeypatch.setattr(PlanSource, "plan", noting)
+    result = pipeline([0] * 5, generation_steps=4, seed=6)
+    assert asked == [[], [0, 1], [2, 3], [4]]
+    np.testing.assert_array_equal(result.plan.orders, whole.orders)
+    assert result.plan.group_sizes == whole.group_sizes
 
 
 class Graphs:
