@@ -6,6 +6,9 @@ flipped), each with the codes of the next 8192 images of the index. A shard is t
 all, so caching goes on by making the missing ones. A row of an image that could not be read holds
 65535 everywhere.
 
+A cache of images with captions has no classes, and all labels are 0. Its index goes on with the
+files of :mod:`lpd.data.captions`, whose hash stands in ``meta.json`` (``captions_sha256``).
+
 Symbols: n images, B of them in a batch, N codes per image in raster order, V codes in the codebook.
 """
 
@@ -21,6 +24,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lpd.data.cache_labels import check_folder_labels
+from lpd.data.captions import CAPTIONS_INDEX_NAME, CAPTIONS_NAME, Captions, CaptionStore
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.files import DAMAGED_ARCHIVE, atomic_path, printable, read_json, told, write_json
@@ -37,6 +42,7 @@ _META_KEYS = {
 META_NAME = "meta.json"
 FILES_NAME = "files.txt"
 LABELS_NAME = "labels.npy"
+_CAPTIONS_KEY = "captions_sha256"  # of meta.json, where there are any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +56,19 @@ class CacheIndex:
     tokenizer_sha256: str
     """Of the tokenizer's weight file."""
     class_names: tuple[str, ...]
-    """Names of the classes; labels are indices into them."""
+    """Names of the classes; labels are indices into them. None where there are captions."""
     files: tuple[str, ...]
-    """CLASS/FILE of every image."""
+    """CLASS/FILE of every image, or however images with captions are called."""
     labels: npt.NDArray[np.int64]
-    """(n,)."""
+    """(n,); 0 where there are captions."""
+    captions: CaptionStore | None = None
+    """Of every image; None where there are classes."""
 
     def __post_init__(self) -> None:
         assert len(self.files) == len(self.labels) > 0
+        if self.captions is not None:
+            assert len(self.captions) == len(self.files)
+            assert self.class_names == ()
         if self.vocab_size > UNREADABLE:
             raise InputError(
                 f"the cache's uint16 codes hold vocabularies up to {UNREADABLE}, "
@@ -81,6 +92,7 @@ class CacheIndex:
             "class_names": list(self.class_names),
             "num_images": len(self.files),
             "files_sha256": hashlib.sha256(self.files_text()).hexdigest(),
+            **({} if self.captions is None else {_CAPTIONS_KEY: self.captions.sha256}),
         }
 
 
@@ -119,6 +131,8 @@ class CacheWriter:
             labels = _load_array(file)
             if labels.dtype != np.int64 or not np.array_equal(labels, self.index.labels):
                 raise InputError(f"{file} does not hold the labels of {FILES_NAME}; {remedy}")
+        if self.index.captions is not None:
+            self.index.captions.check(self.path, remedy=remedy)
 
     def write_index(self) -> None:
         """Write the parts of the index that are not there yet."""
@@ -130,6 +144,8 @@ class CacheWriter:
         if not (self.path / LABELS_NAME).is_file():
             with atomic_path(self.path / LABELS_NAME) as temporary:
                 np.save(temporary, self.index.labels)
+        if self.index.captions is not None:
+            self.index.captions.write(self.path)
 
     def missing_shards(self) -> list[int]:
         """The shards that are not there yet."""
@@ -165,11 +181,13 @@ class CodeCache(ABC):
     tokenizer_sha256: str | None
     """Of the tokenizer's weight file; None where the cache does not say."""
     class_names: tuple[str, ...]
-    """Names of the classes; labels are indices into them."""
+    """Names of the classes; labels are indices into them. None where there are captions."""
     files: Sequence[str]
-    """CLASS/FILE of every image."""
+    """CLASS/FILE of every image, or however images with captions are called."""
     labels: npt.NDArray[np.int64]
-    """(n,)."""
+    """(n,); 0 where there are captions."""
+    captions: Captions | None = None
+    """The captions of every image; None where there are classes."""
     path: Path
     """The cache's folder."""
 
@@ -185,8 +203,11 @@ class CodeCache(ABC):
 
     @cached_property
     def files_sha256(self) -> str:
-        """Of the list of files: two caches with the same one hold the same images and labels."""
-        return hashlib.sha256(_files_text(self.files)).hexdigest()
+        """Of the list of files, and their captions where they have any: two caches with the same
+        one hold the same images, and the same labels or captions."""
+        # Images of other archives may have the same names, which are numbers.
+        captions = "" if self.captions is None else f"\n{self.captions.sha256}\n"
+        return hashlib.sha256(_files_text(self.files) + captions.encode()).hexdigest()
 
     @cached_property
     def readable(self) -> npt.NDArray[np.int64]:
@@ -283,7 +304,11 @@ class ShardedCache(CodeCache):
         self.class_names = tuple(meta["class_names"])
         num_images = meta["num_images"]
         self._shard_files = shard_files = _shard_files(path, num_images)
-        lacking = missing((path / FILES_NAME, path / LABELS_NAME, *shard_files))
+        captions_sha256 = meta.get(_CAPTIONS_KEY)
+        self._index_files = [path / LABELS_NAME]
+        if captions_sha256 is not None:
+            self._index_files += [path / CAPTIONS_NAME, path / CAPTIONS_INDEX_NAME]
+        lacking = missing((path / FILES_NAME, *self._index_files, *shard_files))
         if lacking:
             raise InputError(
                 f"the code cache {path} is incomplete ({lacking[0].name} is missing); run the same "
@@ -298,8 +323,14 @@ class ShardedCache(CodeCache):
                 f"{path / META_NAME} says {num_images} images, {FILES_NAME} has {len(self.files)}; "
                 "make the cache anew"
             )
+        if captions_sha256 is not None:
+            self.captions = Captions(path, num_images, captions_sha256)
         self.labels = _load_array(path / LABELS_NAME)
-        self._check_labels()
+        if bool(self.class_names) == (self.captions is not None):
+            raise InputError(
+                f"{path / META_NAME} must have either classes or captions; make the cache anew"
+            )
+        check_folder_labels(self.labels, self.files, self.class_names, place=path / LABELS_NAME)
         self._shards = [_load_array(file, mmap=True) for file in shard_files]
         self.num_positions = self._shards[0].shape[-1]
         for shard, (codes, file) in enumerate(zip(self._shards, shard_files, strict=True)):
@@ -309,37 +340,6 @@ class ShardedCache(CodeCache):
                     f"{file} holds {codes.dtype} {list(codes.shape)}, expected uint16 "
                     f"{list(shape)}; remove it and run main_cache.py again"
                 )
-
-    def _check_labels(self) -> None:
-        """Check that every label is the number of the class folder that its file is in.
-
-        Raises:
-            InputError: one is not; names the first such row.
-        """
-        file = self.path / LABELS_NAME
-        remedy = f"remove {LABELS_NAME} and run main_cache.py again"
-        if self.labels.dtype != np.int64 or self.labels.shape != (len(self.files),):
-            raise InputError(
-                f"{file} holds {self.labels.dtype} {list(self.labels.shape)} from row 0 on, "
-                f"expected int64 [{len(self.files)}]; {remedy}"
-            )
-        classes = {name: label for label, name in enumerate(self.class_names)}
-        folders = (name.partition("/")[0] for name in self.files)
-        expected = np.fromiter((classes.get(folder, -1) for folder in folders), np.int64)  # (n,)
-        wrong = (self.labels != expected) | (expected < 0)
-        if not wrong.any():
-            return
-        row = int(wrong.argmax())
-        name = f"{printable(self.files[row])} (row {row})"
-        if expected[row] < 0:
-            raise InputError(
-                f"{self.path / META_NAME} has no class for {name} of {FILES_NAME}; make the cache "
-                "anew"
-            )
-        raise InputError(
-            f"{file} holds the label {self.labels[row]} for {name}, expected {expected[row]}, its "
-            f"folder's place among the {self.num_classes} classes; {remedy}"
-        )
 
     @cached_property
     def readable(self) -> npt.NDArray[np.int64]:
@@ -352,9 +352,11 @@ class ShardedCache(CodeCache):
         )
 
     def content_sha256(self, world: World) -> str:
-        """Of the bytes of ``labels.npy`` and of all shards, some seconds for a million images."""
-        files = [self.path / LABELS_NAME, *self._shard_files]
+        """Of the bytes of labels, captions and all shards, some seconds for a million images."""
+        files = [*self._index_files, *self._shard_files]
         hashes = hash_files(files, world)
+        if self.captions is not None and hashes[1] != self.captions.sha256:
+            raise InputError(f"{self.captions.path} is damaged; make the cache anew")
         lines = "".join(
             f"{hash_}  {file.name}\n" for file, hash_ in zip(files, hashes, strict=True)
         )
