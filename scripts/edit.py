@@ -29,7 +29,13 @@ def run(config: EditConfig) -> None:
     # After the flags: these import torch, which takes seconds.
     from lpd.data.images import read_upright
     from scripts.creation.editing import edit, options_of
-    from scripts.creation.files import IMAGES_FOLDER, check_folder, write_picture, write_single
+    from scripts.creation.files import (
+        IMAGES_FOLDER,
+        check_folder,
+        replacing,
+        write_picture,
+        write_single,
+    )
     from scripts.creation.loading import load
     from scripts.pictures.montage import montage
     from scripts.pictures.regions import shown_on
@@ -47,7 +53,7 @@ def run(config: EditConfig) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the same, said of every edit
         edited = edit(config, loaded, image)
-    folder, count = config.output_dir, config.num_images_per_label
+    count = config.num_images_per_label
     settings = {
         "mode": config.mode,
         "image": config.image_file,
@@ -57,8 +63,6 @@ def run(config: EditConfig) -> None:
         "keep": config.share if config.mode == "variations" else None,
         "options": options_of(config, loaded),
     }
-    for index, (result, label) in enumerate(zip(edited.images, edited.labels, strict=True)):
-        write_single(folder, index, result, loaded=loaded, label=label, more=settings)
     firsts = range(0, len(edited.images), count)  # of each class
     rows = []
     for first in firsts:
@@ -71,10 +75,13 @@ def run(config: EditConfig) -> None:
         row_captions=[loaded.name_of(edited.labels[first]) for first in firsts],
         column_captions=["image", "made anew"],
     )
-    write_picture(folder / "edits.png", picture)
+    with replacing(config.output_dir) as folder:
+        for index, (result, label) in enumerate(zip(edited.images, edited.labels, strict=True)):
+            write_single(folder, index, result, loaded=loaded, label=label, more=settings)
+        write_picture(folder / "edits.png", picture)
     print(
         f"{len(edited.images)} edits in {edited.edited.num_passes.max()} passes, "
-        f"{edited.seconds:.1f} seconds: {folder / IMAGES_FOLDER}"
+        f"{edited.seconds:.1f} seconds: {config.output_dir / IMAGES_FOLDER}"
     )
 
 

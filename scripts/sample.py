@@ -28,7 +28,7 @@ class SampleConfig(CreationRequest):
     """Create images of classes."""
 
     output_dir: Path = Path("outputs/samples")
-    """Where they go; files of the same names are replaced."""
+    """Where they go. Earlier results there are replaced, all of them."""
 
 
 def run(config: SampleConfig) -> None:
@@ -38,7 +38,13 @@ def run(config: SampleConfig) -> None:
         InputError: a model, class or option that does not exist or fit.
     """
     # After the flags: these import torch, which takes seconds.
-    from scripts.creation.files import IMAGES_FOLDER, check_folder, write_picture, write_single
+    from scripts.creation.files import (
+        IMAGES_FOLDER,
+        check_folder,
+        replacing,
+        write_picture,
+        write_single,
+    )
     from scripts.creation.loading import default_labels, load
     from scripts.creation.passes import PassRecorder
     from scripts.pictures.montage import montage
@@ -58,18 +64,18 @@ def run(config: SampleConfig) -> None:
         callback_images=shown,
         **loaded.options,
     )
-    folder = config.output_dir
-    for index, (image, label) in enumerate(zip(result.images, result.labels, strict=True)):
-        write_single(folder, index, image, loaded=loaded, label=label)
     rows = [result.images[k : k + count] for k in range(0, len(result.images), count)]
     side = min(max(pipeline.img_size, 96), 256)
-    write_picture(folder / "samples.png", montage(rows, side=side, row_captions=captions))
-    strips = recorder.strips(captions[:_MOST_SHOWN], side=min(max(pipeline.img_size, 64), 128))
-    write_picture(folder / "passes.png", strips)
-    write_picture(folder / "decoding.gif", recorder.animation(side=side))
+    with replacing(config.output_dir) as folder:
+        for index, (image, label) in enumerate(zip(result.images, result.labels, strict=True)):
+            write_single(folder, index, image, loaded=loaded, label=label)
+        write_picture(folder / "samples.png", montage(rows, side=side, row_captions=captions))
+        strips = recorder.strips(captions[:_MOST_SHOWN], side=min(max(pipeline.img_size, 64), 128))
+        write_picture(folder / "passes.png", strips)
+        write_picture(folder / "decoding.gif", recorder.animation(side=side))
     print(
         f"{len(result.images)} images in {result.num_passes} passes, "
-        f"{result.seconds:.1f} seconds: {folder / IMAGES_FOLDER}"
+        f"{result.seconds:.1f} seconds: {config.output_dir / IMAGES_FOLDER}"
     )
 
 

@@ -67,7 +67,7 @@ class EditConfig(CreationRequest):
     outpainting: Annotated[OutpaintOptions, Flat] = field(default_factory=OutpaintOptions)
     editing: Annotated[EditOptions, Flat] = field(default_factory=EditOptions)
     output_dir: Path = Path("outputs/edits")
-    """Where the results go; files of the same names are replaced."""
+    """Where the results go. Earlier results there are replaced, all of them."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

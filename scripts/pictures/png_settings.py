@@ -28,6 +28,15 @@ def write_png(path: Path, image: Image.Image, settings: Mapping[str, Any]) -> No
         image.save(temporary, format="PNG", pnginfo=chunks)
 
 
+def tells_settings(path: Path) -> bool:
+    """Whether a file is an image that :func:`write_png` wrote, by what stands before its pixels."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return KEY in image.info
+    except Exception:  # a damaged file makes Pillow's decoders raise almost anything
+        return False
+
+
 def read_settings(path: Path) -> dict[str, Any]:
     """Read the settings that :func:`write_png` wrote.
 

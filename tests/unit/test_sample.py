@@ -87,6 +87,11 @@ def test_files_tell_how_to_make_their_images_again(
         with Image.open(files[index]) as image:
             made = again(settings, model_folder, tokenizer_folder)
             np.testing.assert_array_equal(np.asarray(image), np.asarray(made))
+    made_before = files[0].read_bytes()
+    command("--seed=3", "--labels=2", "--num_images_per_label=1", "--cfg=2", "--batch_size=4")
+    (left,) = (folder / "images").iterdir()  # none of another setting's
+    assert left.name == "0000_2.png"
+    assert left.read_bytes() != made_before
     wrong = {**settings, "seed": 4}
     assert again(wrong, model_folder, tokenizer_folder).tobytes() != made.tobytes()
 
