@@ -10,6 +10,7 @@ python scripts/sample.py --model mit-han-lab/lpd_l_256 --recommended 20 \
 samples.png    all images, a row per class
 passes.png     the first image of each class after every pass; grey is not known yet
 decoding.gif   the same as an animation
+decoding.mp4   the same as a video, with --video
 images/*.png   the images one by one; each tells its settings in a text chunk
                (scripts.pictures.png_settings.read_settings)
 """
@@ -29,6 +30,8 @@ class SampleConfig(CreationRequest):
 
     output_dir: Path = Path("outputs/samples")
     """Where they go. Earlier results there are replaced, all of them."""
+    video: bool = False
+    """Write the animation as a video too, which needs the extra "video"."""
 
 
 def run(config: SampleConfig) -> None:
@@ -46,9 +49,13 @@ def run(config: SampleConfig) -> None:
         write_single,
     )
     from scripts.creation.loading import default_labels, load
-    from scripts.creation.passes import PassRecorder
+    from scripts.creation.passes import MILLISECONDS, PassRecorder
+    from scripts.pictures import video
+    from scripts.pictures.gif import looping_gif
     from scripts.pictures.montage import montage
 
+    if config.video:
+        video.check_can_write()
     loaded = load(config)
     check_folder(config.output_dir)
     pipeline, count = loaded.pipeline, config.num_images_per_label
@@ -72,7 +79,10 @@ def run(config: SampleConfig) -> None:
         write_picture(folder / "samples.png", montage(rows, side=side, row_captions=captions))
         strips = recorder.strips(captions[:_MOST_SHOWN], side=min(max(pipeline.img_size, 64), 128))
         write_picture(folder / "passes.png", strips)
-        write_picture(folder / "decoding.gif", recorder.animation(side=side))
+        frames = recorder.frames(side=side)
+        write_picture(folder / "decoding.gif", looping_gif(frames, MILLISECONDS))
+        if config.video:
+            write_picture(folder / "decoding.mp4", video.mp4(frames, MILLISECONDS))
     print(
         f"{len(result.images)} images in {result.num_passes} passes, "
         f"{result.seconds:.1f} seconds: {config.output_dir / IMAGES_FOLDER}"

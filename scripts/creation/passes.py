@@ -1,4 +1,4 @@
-"""Images as they come about, pass by pass: strips and an animation."""
+"""Images as they come about, pass by pass: strips, and what an animation shows."""
 
 import math
 from collections.abc import Sequence
@@ -8,12 +8,12 @@ from PIL import Image
 
 from lpd.pipeline import LPDPipeline
 from lpd.pipeline_results import UNKNOWN_GREY, Step
-from scripts.pictures.gif import looping_gif
 from scripts.pictures.montage import montage
 
 _MOST_FRAMES = 64
 _MOST_COLUMNS = 20
-_MILLISECONDS = (600, 220, 2200)  # of nothing known, of a pass, of the finished images
+MILLISECONDS = (600, 220, 2200)
+"""How long an animation shows nothing known, a pass, and the finished images."""
 
 
 def spread(count: int, most: int) -> list[int]:
@@ -65,8 +65,8 @@ class PassRecorder:
             column_captions=[str(number) for number in numbers],
         )
 
-    def animation(self, *, side: int) -> bytes:
-        """The images side by side as a looping GIF, from nothing to all.
+    def frames(self, *, side: int) -> list[Image.Image]:
+        """The images side by side, from nothing to all: what an animation shows.
 
         Args:
             side: of an image in the picture, in pixels.
@@ -84,7 +84,7 @@ class PassRecorder:
                     column_captions=[f"pass {number} of {self._num_passes}"],
                 )
             )
-        return looping_gif(frames, _MILLISECONDS)
+        return frames
 
     def _numbers(self, most: int) -> list[int]:
         """The passes to show."""

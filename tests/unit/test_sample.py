@@ -108,10 +108,12 @@ def test_pictures_show_the_images(
         return run(self, inputs, on_pass)
 
     monkeypatch.setattr(ImageGenerator, "run", noting)
-    folder = command("--labels", "2", "Red_Panda", "--num_images_per_label=3", "--batch_size=2")
+    folder = command(
+        *("--labels", "2", "Red_Panda", "--num_images_per_label=3", "--batch_size=2", "--video")
+    )
     assert watched == [True, True, False]  # the first of each class are 0 and 3
     assert {file.name for file in folder.iterdir()} == {
-        *("samples.png", "passes.png", "decoding.gif", "images"),
+        *("samples.png", "passes.png", "decoding.gif", "decoding.mp4", "images"),
     }
     files = sorted((folder / "images").iterdir())
     assert [read_settings(file)["label"] for file in files] == [2, 2, 2, 0, 0, 0]
@@ -135,11 +137,33 @@ def test_pictures_show_the_images(
         np.testing.assert_array_equal(last[top : top + 64], expected)
 
     with Image.open(folder / "decoding.gif") as animation:
-        frames = [np.asarray(frame.convert("L")) for frame in ImageSequence.Iterator(animation)]
+        shown = [frame.convert("RGB") for frame in ImageSequence.Iterator(animation)]
+    check_video(folder / "decoding.mp4", shown)
+    frames = [np.asarray(frame.convert("L")) for frame in shown]
     assert len(frames) == 1 + 5
     grey = [int((abs(frame[-96:].astype(int) - UNKNOWN_GREY) < 3).sum()) for frame in frames]
     assert grey[0] == 2 * 96 * 96
     assert grey == sorted(grey, reverse=True)
+
+
+def check_video(file: Path, shown: list[Image.Image]) -> None:
+    """Check that a video shows the frames of an animation, each as long, as far as a palette and a
+    codec keep them: nearer to each other than to the frames before and after."""
+    av = pytest.importorskip("av")
+    with av.open(str(file)) as video:
+        frames = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    starts = [0, *(30 + 11 * number for number in range(5)), len(frames)]  # of 20 milliseconds
+    assert len(frames) == 30 + 4 * 11 + 110
+
+    def difference(frame: np.ndarray, image: Image.Image) -> float:
+        exact = np.asarray(image).astype(int)
+        return float(np.abs(frame[: exact.shape[0], : exact.shape[1]] - exact).mean())
+
+    for number, image in enumerate(shown):
+        for frame in (frames[starts[number]], frames[starts[number + 1] - 1]):
+            assert difference(frame, image) < 8
+            for other in shown[max(number - 1, 0) : number] + shown[number + 1 : number + 2]:
+                assert difference(frame, image) < 0.7 * difference(frame, other)
 
 
 @pytest.mark.slow
@@ -232,6 +256,16 @@ def test_a_mistake_is_one_line(
         command(*flags.split())
     assert ended.value.code == 2
     assert words in said()
+
+
+def test_a_video_needs_pyav(
+    command: Callable[..., Path], said: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    monkeypatch.setattr(LPDPipeline, "__call__", lambda *_, **__: pytest.fail("images were made"))
+    with pytest.raises(SystemExit, match="2"):
+        command("--video")
+    assert 'a video needs PyAV: pip install -e ".[video]"' in said()
 
 
 def test_without_the_quickstart(
