@@ -326,3 +326,61 @@ def serve_hub() -> Iterator[Callable[[Mapping[str, Path]], str]]:
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture(scope="session")
+def text_encoder_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes folders with random text encoders of width 16 and 2 layers, which read bytes: "t5" ends
+    a text with a token of its own, "gemma2" begins it with one, "llama" adds none, "bert" adds both
+    and reads 40 tokens at most."""
+
+    def make(kind: str) -> Path:
+        import transformers
+
+        import tokenizers
+
+        letters = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+        special = ["<pad>", "<s>", "</s>", "<unk>"]
+        vocabulary = {token: number for number, token in enumerate([*special, *letters])}
+        reader = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [], unk_token="<unk>"))
+        reader.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        templates = {"t5": "$A </s>", "gemma2": "<s> $A", "llama": "$A", "bert": "<s> $A </s>"}
+        reader.post_processor = tokenizers.processors.TemplateProcessing(
+            single=templates[kind], special_tokens=[("<s>", 1), ("</s>", 2)]
+        )
+        size = {"vocab_size": len(vocabulary), "num_attention_heads": 2, "hidden_size": 16}
+        size |= {"intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 8}
+        ends = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            if kind == "t5":
+                config = transformers.T5Config(
+                    vocab_size=len(vocabulary),
+                    d_model=16,
+                    d_kv=8,
+                    d_ff=24,
+                    num_layers=2,
+                    num_heads=2,
+                    decoder_start_token_id=0,
+                    **ends,
+                )
+                model = transformers.T5ForConditionalGeneration(config)
+            elif kind == "bert":
+                config = transformers.BertConfig(**size, **ends, max_position_embeddings=40)
+                model = transformers.BertForMaskedLM(config)
+            elif kind == "gemma2":
+                config = transformers.Gemma2Config(**size, **ends, num_key_value_heads=1)
+                model = transformers.Gemma2ForCausalLM(config)
+            else:
+                config = transformers.LlamaConfig(**size, **ends)
+                model = transformers.LlamaForCausalLM(config)
+            for parameter in model.parameters():  # so that every layer and token counts
+                torch.nn.init.normal_(parameter, std=0.3)
+        folder = tmp_path_factory.mktemp(kind)
+        model.save_pretrained(folder)
+        transformers.PreTrainedTokenizerFast(
+            tokenizer_object=reader, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+        ).save_pretrained(folder)
+        return folder
+
+    return functools.cache(make)

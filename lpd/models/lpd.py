@@ -37,6 +37,7 @@ from lpd.models.presets import (
     preset_shape,
 )
 from lpd.models.stack import DecodeStack
+from lpd.models.text_encoder import check_encoder_fields
 from lpd.options import YOUNGER
 from lpd.weights import check_sizes
 
@@ -91,6 +92,14 @@ class LPDConfig:
     """Of text models, the width E of the text encoder's hidden states."""
     text_length: int = field(default=TEXT_LENGTH, metadata={YOUNGER: True})
     """Of text models, the most rows T that a text has."""
+    text_encoder: str | None = field(default=None, repr=False, metadata={YOUNGER: True})
+    """What the text encoder is called: a folder or a repository of the hub; None where it is not
+    known."""
+    text_encoder_sha256: str | None = field(default=None, metadata={YOUNGER: True})
+    """Of the text encoder's files, as :mod:`lpd.texts.encoder_files` has it; None where it is not
+    known."""
+    text_layer: int = field(default=-1, metadata={YOUNGER: True})
+    """Which of its hidden layers is taken, -1 for the last one."""
 
     def __post_init__(self) -> None:
         check_sizes(self, _MOST)
@@ -102,15 +111,16 @@ class LPDConfig:
             raise InputError(f"proj_dropout must be in [0, 1), got {self.proj_dropout}")
         if self.class_names is not None:
             check_class_names(self.class_names, self.num_classes)
+        check_encoder_fields(self)
         make_conditioning(self)
 
     def shape(self) -> dict[str, Any]:
-        """What a model's numbers depend on, by name: everything but what classes are called, and
-        what is about other kinds of conditioning."""
+        """What a model's numbers depend on, by name: everything but what classes and the text
+        encoder are called, and what is about other kinds of conditioning."""
         values = dataclasses.asdict(self)
         own = CONDITIONINGS[self.conditioning].config_fields
         others = {name for kind in CONDITIONINGS.values() for name in kind.config_fields}
-        for name in ("class_names", *(others - set(own))):
+        for name in {"class_names", "text_encoder"} | (others - set(own)):
             del values[name]
         return values
 

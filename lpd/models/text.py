@@ -31,7 +31,9 @@ class TextConditioning(Conditioning[TextCondition]):
     for no class, so there is nothing else to learn for guidance.
     """
 
-    config_fields = ("text_width", "text_length")
+    config_fields = (
+        *("text_width", "text_length", "text_encoder", "text_encoder_sha256", "text_layer"),
+    )
 
     def __init__(self, config: Any) -> None:
         self.dim: int = config.dim

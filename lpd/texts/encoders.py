@@ -1,0 +1,345 @@
+"""Frozen text encoders of transformers: T5's encoder, decoders such as Gemma, and BERT's likes.
+
+A text becomes the hidden states of its tokens, those included which the tokenizer adds, such as an
+end. A decoder's see the tokens before them alone, as its causal mask has it. Texts that are
+encoded at once have as many tokens each, so nothing is ever padded.
+
+n tokens of a text, E width, B texts that are encoded at once.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from lpd.distributed import World
+from lpd.errors import InputError
+from lpd.texts.config import check_layer, check_length
+from lpd.texts.encoder_files import encoder_folder, encoder_sha256
+from lpd.texts.identity import EncoderIdentity
+
+_TOKENS_AT_ONCE = 8192  # of texts of one length, where they are encoded together
+_MOST_CHARACTERS = 300  # of what transformers says
+_SHOWN = 60  # characters of a text in a message
+
+
+class Tokens(NamedTuple):
+    """A text as its encoder reads it."""
+
+    ids: tuple[int, ...]
+    """At most the encoder's ``max_length``; none for a blank text."""
+    is_cut: bool
+    """Whether the text had more."""
+
+
+class TextEncoder:
+    """Encodes texts; its weights never change.
+
+    On a CPU each text is encoded alone, so that its hidden states depend on no other, bit by bit.
+    On other devices texts of one length are encoded together, where the number of them may change
+    how the last bit is rounded.
+    """
+
+    identity: EncoderIdentity
+    """Which encoder it is."""
+    max_length: int
+    """The most tokens that a text has."""
+    device: torch.device
+    """Where it computes."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        name: str,
+        sha256: str,
+        max_length: int,
+        layer: int = -1,
+        device: torch.device,
+    ) -> None:
+        """Args:
+            model: of transformers, on the device.
+            tokenizer: of transformers.
+            name: what it is called.
+            sha256: of its files.
+            max_length: the most tokens of a text, those that the tokenizer adds included.
+            layer: which hidden states, as in a list of the embeddings and all layers' outputs.
+            device: where to compute.
+
+        Raises:
+            InputError: it has no such layer, or reads no texts of that length.
+        """
+        self.device = device
+        self.max_length = max_length
+        self._model = model.eval().requires_grad_(False)
+        self._tokenizer = tokenizer
+        # Cutting is a setting of the tokenizer's, which two threads would change under each other.
+        self._lock = threading.Lock()
+        self._check_length(name)
+        self._num_embeddings: int = model.get_input_embeddings().num_embeddings
+        ids = self._ids(["a"], cut=False)[0] or [0]
+        states = self._states(torch.tensor([ids]), every=True)
+        check_layer(layer)
+        if not -len(states) <= layer < len(states):
+            raise InputError(
+                f"{name} has hidden layers from 0, the embeddings, to {len(states) - 1}, or from "
+                f"-{len(states)} to -1 counted from the last one; there is no text_layer {layer}"
+            )
+        self._layer = layer if layer < 0 else layer - len(states)
+        self.identity = EncoderIdentity(
+            name=name, sha256=sha256, layer=self._layer, width=states[layer].shape[-1]
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        device: torch.device,
+        *,
+        max_length: int,
+        layer: int = -1,
+        dtype: torch.dtype | None = None,
+        world: World | None = None,
+        **hub: Any,
+    ) -> Self:
+        """Load an encoder from a folder or the hub. No code of a repository is run, and nothing is
+        unpickled.
+
+        Args:
+            name: a folder as transformers saves it, with a tokenizer, or a repository of the hub.
+            device: where to compute.
+            max_length: the most tokens of a text, those that the tokenizer adds included.
+            layer: which hidden states: -1 the last layer's, -2 those before it, 0 the embeddings.
+            dtype: what is computed in; by default bfloat16, and on a CPU, which is slower in that,
+                float32. Features are rounded to bfloat16 in either case.
+            world: the run's processes, which share the hashing; all of them call this together.
+            hub: for huggingface_hub: revision, cache_dir, token, ...
+
+        Raises:
+            InputError: there is none of that name, it is no text encoder, or it has no such layer
+                or length; raised on all processes.
+        """
+        world = world or World()
+        check_length(max_length)
+        check_layer(layer)
+        if dtype is None:
+            dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        folder = Path(name)
+        for rank_0 in (True, False):  # the others find what it has fetched
+            with world.together():
+                if world.is_main == rank_0:
+                    folder = encoder_folder(name, **hub)
+        sha256 = encoder_sha256(folder, world)
+        with world.together(), _errors_named(name), _quiet():
+            model, tokenizer = _load(folder, dtype)
+            return cls(
+                model.to(device),
+                tokenizer,
+                name=str(name),
+                sha256=sha256,
+                max_length=max_length,
+                layer=layer,
+                device=device,
+            )
+
+    def tokens(self, texts: Sequence[str]) -> list[Tokens]:
+        """The tokens of texts, as many as are encoded.
+
+        Raises:
+            InputError: an entry is no text.
+        """
+        for text in texts:
+            _check_text(text)
+        blank = [not text.strip() for text in texts]
+        written = [text for text, is_blank in zip(texts, blank, strict=True) if not is_blank]
+        with self._lock:
+            whole = iter(self._ids(written, cut=False))
+            result = []
+            for text, is_blank in zip(texts, blank, strict=True):
+                ids = [] if is_blank else next(whole)
+                is_cut = len(ids) > self.max_length
+                if is_cut:
+                    (ids,) = self._ids([text], cut=True)
+                result.append(Tokens(tuple(ids), is_cut))
+        return result
+
+    def num_cut(self, texts: Sequence[str]) -> int:
+        """How many of the texts have more tokens than are encoded."""
+        return sum(each.is_cut for each in self.tokens(texts))
+
+    def encode(self, texts: Sequence[str]) -> list[Tensor]:
+        """The hidden states of texts.
+
+        Returns:
+            For each text (n, E) in bfloat16 and host memory, n at most ``max_length`` and 0 for a
+            blank one. Equal texts share theirs.
+
+        Raises:
+            InputError: an entry is no text, or hidden states are not finite.
+        """
+        return self.encode_tokens(self.tokens(texts))
+
+    def encode_tokens(self, tokens: Sequence[Tokens]) -> list[Tensor]:
+        """The same of texts whose tokens are known already."""
+        found: dict[tuple[int, ...], Tensor] = {}
+        found[()] = torch.zeros(0, self.identity.width, dtype=torch.bfloat16)
+        wanted = dict.fromkeys(each.ids for each in tokens if each.ids)
+        highest = max(map(max, wanted), default=0)
+        if highest >= self._num_embeddings:
+            raise InputError(
+                f"the tokenizer of {self.identity.name} has a token {highest}, its model none "
+                f"above {self._num_embeddings - 1}: they do not belong together"
+            )
+        for group in self._groups(list(wanted)):
+            states = self._states(torch.tensor(group)).to(torch.bfloat16).cpu()  # (B, n, E)
+            if not bool(states.isfinite().all()):
+                raise InputError(
+                    f"hidden states of {self.identity.name} are not finite (NaN or infinity): its "
+                    "weights are damaged, or its numbers do not fit the dtype it computes in"
+                )
+            found |= zip(group, states.unbind(), strict=True)
+        return [found[each.ids] for each in tokens]
+
+    def _groups(self, texts: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
+        """Texts of one length each, which are encoded together."""
+        if self.device.type == "cpu":
+            yield from ([text] for text in texts)
+            return
+        by_length: dict[int, list[tuple[int, ...]]] = {}
+        for text in texts:
+            by_length.setdefault(len(text), []).append(text)
+        for length, group in sorted(by_length.items()):
+            most = max(1, _TOKENS_AT_ONCE // length)
+            yield from (group[start : start + most] for start in range(0, len(group), most))
+
+    @torch.no_grad()
+    def _states(self, ids: Tensor, *, every: bool = False) -> Any:
+        """The chosen hidden states (B, n, E) of (B, n) tokens, or a list of every layer's."""
+        ids = ids.to(self.device)
+        with torch.autocast(self.device.type, enabled=False):
+            out = self._model(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                output_hidden_states=every or self._layer != -1,
+            )
+        last = out.last_hidden_state
+        # What the last layer gives is shown before the last norm by some, and after it by others.
+        states = [*(out.hidden_states or [last])[:-1], last]
+        return states if every else states[self._layer]
+
+    def _ids(self, texts: list[str], *, cut: bool) -> list[list[int]]:
+        if not texts:
+            return []
+        length = {"truncation": True, "max_length": self.max_length} if cut else {}
+        encoded = self._tokenizer(
+            texts,
+            **length,
+            verbose=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )
+        return encoded["input_ids"]
+
+    def _check_length(self, name: str) -> None:
+        added = self._tokenizer.num_special_tokens_to_add()
+        if self.max_length <= added:
+            raise InputError(
+                f"text_length {self.max_length} leaves no room for a text: the tokenizer of {name} "
+                f"adds {added} tokens to each"
+            )
+        config = self._model.config.get_text_config()
+        positions = getattr(config, "max_position_embeddings", None)
+        if positions is None:  # T5 has none: its texts may be of any length
+            return
+        most = min(positions, self._tokenizer.model_max_length)
+        if self.max_length > most:
+            raise InputError(
+                f"text_length {self.max_length} is more than the {most} tokens that {name} reads"
+            )
+
+
+def _check_text(text: Any) -> None:
+    if not isinstance(text, str):
+        raise InputError(f"a text to encode must be a string, got {text!r:.{_SHOWN}}")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"a text to encode is not valid Unicode ({error.reason}): {text!r:.{_SHOWN}}"
+        ) from error
+
+
+def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """The model of a folder, on the CPU and without what decodes, and its tokenizer."""
+    try:
+        import transformers
+    except ImportError as error:
+        raise InputError(
+            'text encoders are read by transformers, which is missing: pip install -e ".[text]"'
+        ) from error
+
+    # Its threads would be lost in processes that are forked later.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
+    config = transformers.AutoConfig.from_pretrained(folder, **local)
+    has_encoder = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
+    kind = transformers.AutoModelForTextEncoding if has_encoder else transformers.AutoModel
+    model, report = kind.from_pretrained(
+        folder,
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+        **local,
+    )
+    if not has_encoder and config.is_encoder_decoder:
+        model = model.get_encoder()
+    # Poolers make one vector of a text, of which nothing here depends; many weights lack them.
+    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
+    if missing:
+        raise InputError(
+            f"the weights in {folder} lack {missing[0]} and {len(missing) - 1} more: they are of "
+            "another model than its config.json tells"
+        )
+    model.config.use_cache = False  # no more tokens will come
+    return model, tokenizer
+
+
+@contextlib.contextmanager
+def _errors_named(name: str | Path) -> Iterator[None]:
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # transformers raises many kinds for what is damaged or unknown
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:_MOST_CHARACTERS]
+        raise InputError(
+            f"{name} cannot be loaded as a text encoder ({reason}); give one that transformers "
+            "reads without code of its own, with safetensors weights and a tokenizer"
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bars and reports that transformers writes while it loads."""
+    try:
+        from transformers.utils import logging
+    except ImportError:  # _load says so
+        yield
+        return
+    level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if has_bars:
+            logging.enable_progress_bar()
