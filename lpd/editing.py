@@ -155,6 +155,7 @@ class Editor:
         *,
         keep_painted: bool = False,
         image_indices: Rows | None = None,
+        null_labels: Labels | None = None,
         on_pass: OnPass | None = None,
     ) -> Edited:
         """Generate anew what masks touch; with another class than the image's, a class edit.
@@ -168,6 +169,7 @@ class Editor:
             keep_painted: the other way round: keep the cells that masks touch and generate the
                 rest, which puts what is painted into another picture.
             image_indices: (n,) the images' indices in the run; by default from 0 on.
+            null_labels: what guidance leads each image away from; by default nothing.
             on_pass: called after each pass. Passes are not captured then.
 
         Raises:
@@ -191,7 +193,7 @@ class Editor:
         pixels = self.prepare(images)
         touched = np.stack(cells)  # (n, N)
         known = touched if keep_painted else ~touched
-        return self._edit(pixels, known, labels, settings, image_indices, on_pass)
+        return self._edit(pixels, known, labels, settings, image_indices, null_labels, on_pass)
 
     def variations(
         self,
@@ -201,6 +203,7 @@ class Editor:
         *,
         keep: float | Cells = 0.5,
         image_indices: Rows | None = None,
+        null_labels: Labels | None = None,
         on_pass: OnPass | None = None,
     ) -> Edited:
         """Keep a share of the codes, chosen at random by seed and index, or certain codes.
@@ -212,6 +215,7 @@ class Editor:
             keep: the share, above 0 and below 1; or which cells, (N,) or rows x columns for all
                 images alike, or (n, N).
             image_indices: the images' indices in the run.
+            null_labels: what guidance leads each image away from.
             on_pass: called after each pass.
 
         Raises:
@@ -229,7 +233,7 @@ class Editor:
         else:
             num_positions = self.generator.model.config.num_positions
             known = kept_at_random(settings.seed, indices, keep, num_positions)
-        return self._edit(pixels, known, labels, settings, indices, on_pass)
+        return self._edit(pixels, known, labels, settings, indices, null_labels, on_pass)
 
     def outpaint(
         self,
@@ -239,6 +243,7 @@ class Editor:
         options: OutpaintOptions,
         *,
         image_indices: Rows | None = None,
+        null_labels: Labels | None = None,
         on_pass: OnPass | None = None,
     ) -> Edited:
         """Continue images beyond their sides.
@@ -249,6 +254,7 @@ class Editor:
             settings: how; number of passes and order are those of every window.
             options: how far.
             image_indices: the images' indices in the run.
+            null_labels: what guidance leads each image away from.
             on_pass: called after each pass.
 
         Raises:
@@ -258,7 +264,9 @@ class Editor:
         canvas = lay_out(options, self.generator.grid, stride)
         rows, columns = canvas.image_grid
         pixels = self.prepare(images, (columns * stride, rows * stride))
-        return self._fill(canvas, pixels, None, labels, settings, image_indices, on_pass)
+        return self._fill(
+            canvas, pixels, None, labels, settings, image_indices, null_labels, on_pass
+        )
 
     def _chosen(self, keep: Cells, num_images: int) -> Cells:
         """(n, N) of the cells that somebody has chosen to keep."""
@@ -288,10 +296,13 @@ class Editor:
         labels: Labels,
         settings: EditSettings,
         image_indices: Rows | None,
+        null_labels: Labels | None,
         on_pass: OnPass | None,
     ) -> Edited:
         canvas = Canvas.whole(self.generator.grid)
-        return self._fill(canvas, pixels, known, labels, settings, image_indices, on_pass)
+        return self._fill(
+            canvas, pixels, known, labels, settings, image_indices, null_labels, on_pass
+        )
 
     def _fill(
         self,
@@ -301,6 +312,7 @@ class Editor:
         labels: Labels,
         settings: EditSettings,
         image_indices: Rows | None,
+        null_labels: Labels | None,
         on_pass: OnPass | None,
     ) -> Edited:
         """Encode images, put the codes that are kept on a canvas and decode the rest of it.
@@ -312,11 +324,12 @@ class Editor:
             labels: what each image is to show.
             settings: how.
             image_indices: (n,) the images' indices in the run.
+            null_labels: what guidance leads each image away from.
             on_pass: called after each pass.
         """
         count, place = len(pixels), canvas.image_cells
         _check_count(labels, count, "labels")
-        self.generator.model.conditioning.check_wanted(labels)  # a wrong label is named at once
+        self.generator.check_wanted(labels, null_labels)  # a wrong label is named at once
         known = np.zeros((count, canvas.num_cells), dtype=np.bool_)  # (n, C)
         known[:, place] = True if kept is None else kept
         codes = np.zeros((count, canvas.num_cells), dtype=np.int64)  # (n, C)
@@ -329,6 +342,7 @@ class Editor:
             labels,
             settings,
             image_indices=_indices(image_indices, count),
+            null_labels=null_labels,
             on_pass=on_pass,
             bar=self._bar,
         )

@@ -68,6 +68,7 @@ def fill(
     settings: EditSettings,
     *,
     image_indices: Rows,
+    null_labels: Labels | None = None,
     on_pass: OnPass | None = None,
     bar: Mapping[str, Any] | None = None,
 ) -> Filled:
@@ -84,6 +85,7 @@ def fill(
         labels: what each image is to show.
         settings: how.
         image_indices: (n,) the images' indices in the run.
+        null_labels: what guidance leads each image away from; by default nothing.
         on_pass: called after each pass. Passes are not captured then.
         bar: tqdm's options of a progress bar, which counts images, or their windows where there
             are several; None for no bar.
@@ -96,6 +98,7 @@ def fill(
         generator=generator,
         canvas=canvas,
         labels=labels,
+        null_labels=null_labels,
         settings=settings,
         indices=image_indices,
         on_pass=on_pass,
@@ -118,6 +121,7 @@ class _Filling:
         generator: ImageGenerator,
         canvas: Canvas,
         labels: Labels,
+        null_labels: Labels | None,
         settings: EditSettings,
         indices: Rows,
         on_pass: OnPass | None,
@@ -127,7 +131,7 @@ class _Filling:
     ) -> None:
         self._generator, self._canvas = generator, canvas
         self._labels, self._settings, self._indices = labels, settings, indices
-        self._on_pass, self._bar = on_pass, bar
+        self._null_labels, self._on_pass, self._bar = null_labels, on_pass, bar
         self.codes, self._decided = codes, decided  # (n, C) each
         self.finite = np.ones(len(codes), dtype=np.bool_)
         self.parts: list[Part] = []
@@ -180,6 +184,8 @@ class _Filling:
             for part in slices(len(rows), self._generator.batch_size)
         ]
 
+        nulls = self._null_labels
+
         def prepare(
             batch: tuple[PlanSource, Rows],
         ) -> tuple[Rows, DecodePlan, DecodeInputs]:
@@ -193,6 +199,7 @@ class _Filling:
                 image_indices=self._indices[rows],
                 sampling=self._settings.sampling,
                 known_codes=self.codes[here],
+                null_labels=None if nulls is None else [nulls[row] for row in rows],
             )
             return rows, plan, inputs
 

@@ -20,7 +20,12 @@ import torch
 from torch import Tensor
 
 from lpd.ahead import one_ahead
+<<<<<<< HEAD
 from lpd.errors import warn_caller
+=======
+from lpd.errors import InputError
+from lpd.models.condition import Condition
+>>>>>>> dd8a6cd (Guidance may lead each image away from a condition of its own, such as a text of what is not to be seen)
 from lpd.models.lpd import LPD
 from lpd.orders.plan import DecodePlan
 from lpd.randomness import token_uniforms
@@ -92,8 +97,8 @@ class Preview:
 
 
 OnPass = Callable[[npt.NDArray[np.int64], int, int, Preview], None]
-"""Called after each pass with the (B,) indices of a batch's images in their run, the pass's number
-from 1, the number of passes, and what is known."""
+"""Called after each pass with the (B,) rows of a batch's images in the call, the pass's number from
+1, the number of passes, and what is known."""
 
 
 class ImageGenerator:
@@ -179,6 +184,26 @@ class ImageGenerator:
         """Where images are generated."""
         return self.tokenizer.device
 
+    def check_wanted(self, labels: Labels, null_labels: Labels | None = None) -> None:
+        """Check what is asked for.
+
+        Args:
+            labels: what each image is to show.
+            null_labels: what guidance leads each image away from; by default nothing.
+
+        Raises:
+            InputError: a label the model does not know, or other numbers of them.
+        """
+        self.model.conditioning.check_wanted(labels)
+        if null_labels is None:
+            return
+        if len(null_labels) != len(labels):
+            raise InputError(
+                f"{len(null_labels)} labels that guidance leads away from were given for "
+                f"{len(labels)} images"
+            )
+        self.model.conditioning.check_wanted(null_labels)
+
     def prepare(
         self,
         labels: Labels,
@@ -188,6 +213,7 @@ class ImageGenerator:
         image_indices: npt.NDArray[np.int64],
         sampling: SamplingConfig,
         known_codes: npt.NDArray[np.integer] | None = None,
+        null_labels: Labels | None = None,
     ) -> DecodeInputs:
         """The host's work for a batch of up to ``batch_size`` images: check, draw, upload.
 
@@ -200,6 +226,7 @@ class ImageGenerator:
             image_indices: (B,) the images' indices in the run.
             sampling: how tokens are drawn.
             known_codes: (B, N) in raster order, of which the cells are read that the plan knows.
+            null_labels: what guidance leads each image away from; by default nothing.
 
         Raises:
             InputError: a label or code the model does not know, or a plan that does not fit.
@@ -212,7 +239,16 @@ class ImageGenerator:
             torch.from_numpy(uniforms[:, plan.num_known :]),
             sampling,
             None if known_codes is None else torch.from_numpy(known_codes.astype(np.int64)),
+            self._null(null_labels),
         )
+
+    def _null(self, null_labels: Labels | None) -> Condition | None:
+        """What guidance leads away from; None for nothing, however it is said, so that there is no
+        graph of its own for that."""
+        if null_labels is None or all(label is None for label in null_labels):
+            return None
+        condition: Condition = self.model.conditioning.encode(null_labels)
+        return condition
 
     def prepare_ahead(
         self, prepare: Callable[[Item], Prepared], items: Iterable[Item]
@@ -283,6 +319,7 @@ class ImageGenerator:
         image_indices: npt.NDArray[np.int64],
         sampling: SamplingConfig,
         known_codes: npt.NDArray[np.integer] | None = None,
+        null_labels: Labels | None = None,
     ) -> Generated:
         """Generate a batch: :meth:`prepare`, then :meth:`run`."""
         return self.run(
@@ -293,6 +330,7 @@ class ImageGenerator:
                 image_indices=image_indices,
                 sampling=sampling,
                 known_codes=known_codes,
+                null_labels=null_labels,
             )
         )
 
@@ -305,6 +343,7 @@ class ImageGenerator:
         sampling: SamplingConfig,
         image_indices: npt.NDArray[np.int64] | None = None,
         known_codes: npt.NDArray[np.integer] | None = None,
+        null_labels: Labels | None = None,
         on_pass: OnPass | None = None,
         watched: Collection[int] | None = None,
     ) -> Iterator[Generated]:
@@ -319,15 +358,20 @@ class ImageGenerator:
             sampling: how tokens are drawn.
             image_indices: (n,) the images' indices in the run; by default from 0 on.
             known_codes: (n, N) in raster order, of which the cells are read that the plan knows.
+<<<<<<< HEAD
             on_pass: called after each pass of each batch that is watched.
             watched: some of the n images, by their place among them: those batches are watched that
                 have any of them in it, and the others run as if nobody looked on, by captured
                 graphs too. By default all are watched.
+=======
+            null_labels: what guidance leads each image away from; by default nothing.
+            on_pass: called after each pass of each batch.
+>>>>>>> dd8a6cd (Guidance may lead each image away from a condition of its own, such as a text of what is not to be seen)
 
         Raises:
             InputError: as :meth:`generate`; for a label at once.
         """
-        self.model.conditioning.check_wanted(labels)  # a wrong label is named at once
+        self.check_wanted(labels, null_labels)  # a wrong label is named at once
         indices = np.arange(len(labels)) if image_indices is None else image_indices
 
         def prepare(rows: slice) -> DecodeInputs:
@@ -338,6 +382,7 @@ class ImageGenerator:
                 image_indices=indices[rows],
                 sampling=sampling,
                 known_codes=None if known_codes is None else known_codes[rows],
+                null_labels=None if null_labels is None else null_labels[rows],
             )
 
         parts = list(slices(len(labels), self.batch_size))
@@ -347,10 +392,16 @@ class ImageGenerator:
             with contextlib.closing(prepared):
                 for rows, inputs in zip(parts, prepared, strict=True):
                     told = None
+<<<<<<< HEAD
                     places = range(*rows.indices(len(labels)))
                     is_watched = watched is None or any(place in places for place in watched)
                     if on_pass is not None and is_watched:
                         told = functools.partial(_tell, on_pass, indices[rows], inputs.num_passes)
+=======
+                    if on_pass is not None:
+                        of_call = np.arange(rows.start, rows.stop)
+                        told = functools.partial(_tell, on_pass, of_call, inputs.num_passes)
+>>>>>>> dd8a6cd (Guidance may lead each image away from a condition of its own, such as a text of what is not to be seen)
                     yield self.run(inputs, told)
 
         return run()
@@ -430,9 +481,9 @@ def _telling(
 
 
 def _tell(
-    on_pass: OnPass, indices: npt.NDArray[np.int64], num_passes: int, number: int, known: Preview
+    on_pass: OnPass, rows: npt.NDArray[np.int64], num_passes: int, number: int, known: Preview
 ) -> None:
-    on_pass(indices, number, num_passes, known)
+    on_pass(rows, number, num_passes, known)
 
 
 def cast_linears(model: LPD, dtype: torch.dtype) -> None:

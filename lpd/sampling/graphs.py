@@ -25,7 +25,7 @@ from lpd.sampling.sampler import DecodeInputs
 Outputs = tuple[Tensor, ...]
 Work = Callable[[DecodeInputs], Outputs]
 
-_PER_IMAGE = ("condition", "orders", "uniforms", "known", "codes")
+_PER_IMAGE = ("condition", "null", "orders", "uniforms", "known", "codes")
 _SHARED = ("scales", "temperatures")
 _MOST_MET = 64  # shapes that were met once and not recorded, of which no more is kept than a key
 _WARM_UP_RUNS = 2  # libraries choose kernels and allocate in the first; the second shows it is over

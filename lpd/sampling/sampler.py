@@ -33,6 +33,9 @@ class DecodeInputs:
 
     condition: Condition
     """(B, ...) what the images are conditioned on."""
+    null: Condition | None = None
+    """(B, ...) what guidance leads away from, such as texts of what is not to be seen; None for no
+    condition, and where no pass is guided."""
     orders: Tensor
     """(B, M) raster positions in generation order."""
     uniforms: Tensor
@@ -137,6 +140,7 @@ class Sampler:
         uniforms: Tensor,
         config: SamplingConfig,
         known_codes: Tensor | None = None,
+        null: Condition | None = None,
     ) -> Tensor:
         """Generate the codes of some images.
 
@@ -152,6 +156,7 @@ class Sampler:
             config: how tokens are drawn.
             known_codes: (B, N) in raster order, of which the known cells are read; needed where the
                 plan knows any.
+            null: (B, ...) what guidance leads away from; by default no condition.
 
         Returns:
             (B, N) codes in raster order, int64.
@@ -159,7 +164,8 @@ class Sampler:
         Raises:
             InputError: as :meth:`upload`.
         """
-        return self.decode(self.upload(condition, plan, uniforms, config, known_codes)).codes
+        inputs = self.upload(condition, plan, uniforms, config, known_codes, null)
+        return self.decode(inputs).codes
 
     def upload(
         self,
@@ -168,6 +174,7 @@ class Sampler:
         uniforms: Tensor,
         config: SamplingConfig,
         known_codes: Tensor | None = None,
+        null: Condition | None = None,
     ) -> DecodeInputs:
         """Check what decoding needs and bring it to the model's device.
 
@@ -178,9 +185,14 @@ class Sampler:
         """
         sizes = refine_sizes(config, plan.group_sizes)
         self._check(condition, plan, uniforms, sum(sizes), known_codes)
+        if null is not None:
+            self._check_null(null, len(condition))
         num_positions, device = self.model.config.num_positions, self.model.head.weight.device
         scales = config.guidance_scales(num_positions, plan.num_known)
         temperatures = config.temperatures(num_positions, plan.num_known)
+        guided = guided_passes(scales, plan.group_sizes)
+        if not any(guided):
+            null = None
         codes = torch.zeros(len(plan), num_positions, dtype=torch.int64)  # (B, N)
         known = torch.from_numpy(plan.known)  # (B, K)
         if known_codes is not None and plan.num_known:
@@ -189,6 +201,7 @@ class Sampler:
             codes.scatter_(1, known, known_codes.long().gather(1, known))
         return DecodeInputs(
             condition=_to_device(condition, device),
+            null=None if null is None else _to_device(null, device),
             orders=_to_device(torch.from_numpy(plan.orders), device),
             uniforms=_to_device(uniforms, device),
             scales=_to_device(torch.from_numpy(scales), device),
@@ -198,7 +211,7 @@ class Sampler:
             known=_to_device(known, device),
             codes=_to_device(codes, device),
             group_sizes=plan.group_sizes,
-            guided=guided_passes(scales, plan.group_sizes),
+            guided=guided,
             config=config,
             refine_sizes=sizes,
             # What stays known counts as generated: those decoded again are the last.
@@ -286,7 +299,8 @@ class Sampler:
         halves = 2 if any(inputs.guided) else 1  # the null half last
         condition = inputs.condition
         if halves == 2:
-            condition = model.conditioning.join([condition, model.conditioning.null(condition)])
+            null = model.conditioning.null(condition) if inputs.null is None else inputs.null
+            condition = model.conditioning.join([condition, null])
         cache.hide(model.conditioning.ragged(condition))
         context = model.prefix(condition).unflatten(0, (halves, num_images))  # (1 or 2, B, P, D)
         if inputs.known.shape[1]:
@@ -383,6 +397,15 @@ class Sampler:
                 raise InputError(
                     f"known codes must be from 0 to {config.vocab_size - 1}, got {low} to {high}"
                 )
+
+    def _check_null(self, null: Condition, num_images: int) -> None:
+        if len(null) != num_images:
+            raise InputError(
+                f"guidance leads away from a condition for each image: {len(null)} were given for "
+                f"{num_images} images"
+            )
+        if null.device.type == "cpu":
+            self.model.conditioning.check(null)
 
 
 def least_certain(inputs: DecodeInputs, tokens: Tensor, log_probs: Tensor) -> DecodeInputs:

@@ -237,6 +237,7 @@ def fake_decoding(
     backend: str = "eager",
     device: str = "cuda",
     sampling: SamplingConfig = SAMPLING,
+    has_null: bool = False,
 ) -> Iterator[Callable[[], Tensor]]:
     """All passes on fake tensors, as a function to count.
 
@@ -250,6 +251,7 @@ def fake_decoding(
         device: what the fake tensors are said to be on; it need not be there.
         sampling: how tokens are drawn; its guidance does not matter. What is decoded again is
             guided where all passes are.
+        has_null: whether guidance leads away from conditions of the images' own.
     """
     with torch.device("meta"):
         model = LPD(config).eval().requires_grad_(False)
@@ -280,6 +282,7 @@ def fake_decoding(
         has_temperatures = sampling.temperatures(num_positions) is not None
         inputs = DecodeInputs(
             condition=model.conditioning.empty(batch_size, device=device),
+            null=model.conditioning.empty(batch_size, device=device) if has_null else None,
             orders=integers(batch_size, num_decoded),
             uniforms=empty(batch_size, num_decoded + sum(sizes)),
             scales=empty(num_decoded),

@@ -75,10 +75,11 @@ def test_texts_launch_nothing_more_in_a_pass(
 
 
 @pytest.mark.parametrize("backend", ["eager", "fused"])
+@pytest.mark.parametrize("has_null", [False, True])
 @pytest.mark.parametrize("num_known", [0, 3])
 @pytest.mark.parametrize("dtype", [BF16, FLOAT32], ids=str)
 def test_the_body_of_texts_tells_the_device_the_same_every_time_and_asks_it_nothing(
-    text_config: LPDConfig, backend: str, num_known: int, dtype: torch.dtype
+    text_config: LPDConfig, backend: str, has_null: bool, num_known: int, dtype: torch.dtype
 ) -> None:
     with fake_decoding(
         text_config,
@@ -88,6 +89,7 @@ def test_the_body_of_texts_tells_the_device_the_same_every_time_and_asks_it_noth
         dtype=dtype,
         backend=backend,
         sampling=SamplingConfig(refine=0.4),
+        has_null=has_null,
     ) as run:
         runs = []
         for _ in range(2):
@@ -97,6 +99,21 @@ def test_the_body_of_texts_tells_the_device_the_same_every_time_and_asks_it_noth
             runs.append(told.lines)
     assert runs[0] == runs[1]
     assert len(runs[0]) > 50
+
+
+@pytest.mark.parametrize("conditioning", ["class", "text"])
+def test_conditions_to_lead_away_from_launch_nothing_more(
+    tiny_config: LPDConfig, text_config: LPDConfig, conditioning: str
+) -> None:
+    """They are there, where no condition has to be made."""
+    config = {"class": tiny_config, "text": text_config}[conditioning]
+    counts = []
+    for has_null in (False, True):
+        with fake_decoding(
+            config, PASSES, batch_size=2, guided=(True,) * 4, dtype=BF16, has_null=has_null
+        ) as run:
+            counts.append(count_operators(run).total())
+    assert counts[1] == counts[0] - 1
 
 
 # Beside blocks: context rows of tokens (two look-ups, add, norm), query rows (look-up, add, norm),

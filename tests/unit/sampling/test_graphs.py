@@ -339,6 +339,41 @@ def test_texts_have_a_graph_for_each_bucket(
         assert recorder.recorded == recorded
 
 
+def test_texts_to_lead_away_from_have_graphs_of_their_own(
+    make_text_model: Callable[..., LPD], tokenizer: VQTokenizer
+) -> None:
+    """One for each bucket of them; without any, graphs are what they were."""
+    model = make_text_model(text_length=100)
+    recorder = TapeRecorder()
+    eager = ImageGenerator(model, tokenizer, batch_size=6)
+    captured = recording_generator(model, tokenizer, recorder)
+    for seed, (lengths, sampling, recorded) in enumerate(
+        [
+            (None, GUIDED, 1),
+            ((3, 0, 64, 7), GUIDED, 2),
+            ((0, 0, 1), GUIDED, 2),
+            ((0, 0, 0, 0), GUIDED, 2),  # which is nothing
+            ((100, 2, 0, 5), GUIDED, 3),
+            (None, GUIDED, 3),
+            ((9, 9, 0, 64), GUIDED, 3),
+            ((9, 9, 0, 64), PLAIN, 4),  # which leads away from nothing
+            (None, PLAIN, 4),
+        ]
+    ):
+        random = np.random.default_rng(seed)
+        count = 4 if lengths is None else len(lengths)
+        texts, nulls = (
+            [None if not n else random.standard_normal((n, 6), np.float32) for n in each]
+            for each in ((5, 0, 64, 20)[:count], lengths or ())
+        )
+        arguments = batch(seed, count, sampling=sampling) | {
+            "labels": texts,
+            "null_labels": None if lengths is None else nulls,
+        }
+        check_same(eager, captured, arguments)
+        assert recorder.recorded == recorded
+
+
 def test_another_scale_needs_no_other_graph(
     tiny_model: LPD, tokenizer: VQTokenizer, eager: ImageGenerator
 ) -> None:
@@ -401,7 +436,7 @@ def test_the_least_recently_used_graph_goes_first(tiny_model: LPD, tokenizer: VQ
 
 def test_every_tensor_of_the_inputs_is_a_buffer() -> None:
     """One that is forgotten would keep the values it had while recording."""
-    kinds = (torch.Tensor, torch.Tensor | None, Condition)
+    kinds = (torch.Tensor, torch.Tensor | None, Condition, Condition | None)
     tensors = [each.name for each in dataclasses.fields(DecodeInputs) if each.type in kinds]
     assert sorted(tensors) == sorted((*graphs._PER_IMAGE, *graphs._SHARED))
 
