@@ -47,7 +47,14 @@ _PUBLISHED_TRAINING_STEPS: dict[int, tuple[int, ...]] = {
 }
 
 # The numbers of passes that are published of decoding, by number of positions.
-_PUBLISHED_STEPS: dict[int, tuple[int, ...]] = {256: (32, 20), 1024: (48,)}
+_PUBLISHED_STEPS: dict[int, tuple[int, ...]] = {256: (32, 20), 1024: (48,), 4096: (64,)}
+
+# Of the fewest passes that a training with 4096 positions sees: half of those that are published of
+# decoding, as 32 are at 1024 positions the next power of two below 48.
+_FEWEST_OF_4096 = 32
+
+# Passes of a whole image where nobody says how many.
+_DEFAULT_STEPS = 20
 
 _MOST_CHARACTERS = 60  # of a value in a message
 
@@ -206,13 +213,42 @@ def parse_group_sizes(text: str, num_positions: int) -> GroupSizes:
 
 
 def training_group_sizes(num_positions: int) -> tuple[GroupSizes, ...]:
-    """The schedules a training draws from: the published ones at N = 256 and 1024; at other N one
-    for N, N/2, N/4, ... N/16 passes."""
+    """The schedules a training draws from: the published ones at N = 256 and 1024, those of
+    :func:`octave_steps` down to 32 passes at 4096, and at other N one for N, N/2, N/4, ... N/16
+    passes."""
     steps = _PUBLISHED_TRAINING_STEPS.get(num_positions)
+    if num_positions == 4096:
+        steps = octave_steps(num_positions, _FEWEST_OF_4096)
     if steps is None:
         halvings = (num_positions >> k for k in range(5))
         steps = tuple(dict.fromkeys(step for step in halvings if step >= 1))
     return tuple(make_group_sizes(num_positions, step) for step in steps)
+
+
+def octave_steps(num_positions: int, fewest: int) -> tuple[int, ...]:
+    """Numbers of passes spread as the published training has them at N = 1024, for other N.
+
+    That list is N, N/2 and N/4, and below every halving in four equal steps, as 256, 224, 192, 160,
+    128; but 7N/64 is left out. The published list at N = 256 has what this gives of it and not
+    all: 56, 48, 40, 14 and 10 are missing there, which no rule that gives both lists explains.
+
+    Args:
+        num_positions: N, a power of two.
+        fewest: the last one, a power of two, at most N/4.
+    """
+    steps = [num_positions, num_positions // 2]
+    top = num_positions // 4
+    while top > fewest:
+        steps += [top - eighths * top // 8 for eighths in range(4)]
+        top //= 2
+    left_out = 7 * num_positions // 64
+    return tuple(step for step in [*steps, fewest] if step != left_out)
+
+
+def default_steps(num_positions: int) -> int:
+    """The passes of a whole image where nobody says how many: 20, and 64 of 4096 positions (1024
+    pixels), as published of text to image."""
+    return 64 if num_positions == 4096 else _DEFAULT_STEPS
 
 
 def reduced_steps(num_positions: int) -> tuple[int, ...]:
@@ -221,8 +257,8 @@ def reduced_steps(num_positions: int) -> tuple[int, ...]:
 
 
 def usual_steps(num_positions: int) -> tuple[int, ...]:
-    """The numbers of passes to look at first: the published ones at N = 256 and 1024, and at other
-    N those of :func:`reduced_steps`."""
+    """The numbers of passes to look at first: the published ones at N = 256, 1024 and 4096, and at
+    other N those of :func:`reduced_steps`."""
     return _PUBLISHED_STEPS.get(num_positions) or reduced_steps(num_positions)
 
 

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from lpd.orders.covariances import Floats, check_covariance, cholesky, exponential_covariance
 from lpd.orders.group_sizes import GroupSizes, check_group_sizes
 from lpd.orders.kinds import Order, OrderTask, Positions
-from lpd.orders.locality_batched import draw_priorities
 from lpd.orders.plan import Grid, known_mask
+from lpd.orders.priorities import draw_priorities
 
 LENGTH = 2.0
 """Of the exponential covariance that ``--order best`` is made for, in cells."""

@@ -18,6 +18,7 @@ Tensors of a batch: B orders, N cells, S groups; M cells are ordered, N less tho
 
 import functools
 import math
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,9 +28,7 @@ from lpd.orders.group_sizes import GroupSizes, check_group_sizes
 from lpd.orders.kinds import Order, OrderTask, Positions
 from lpd.orders.locality import LocalityConfig
 from lpd.orders.plan import Grid, known_mask
-from lpd.randomness import Stream, random_integers
-
-PRIORITY_BITS = 25
+from lpd.orders.priorities import PRIORITY_BITS, priorities_by_group
 
 _ORTHOGONAL, _DIAGONAL = 7, 5
 _UNREACHABLE = 4 * (_ORTHOGONAL + _DIAGONAL) + 1
@@ -43,7 +42,6 @@ _Ranks = npt.NDArray[np.unsignedinteger[Any]]
 
 # Orders made at a time: enough to hide the cost of a call, few enough to stay in the cache.
 _CELLS_AT_A_TIME = 1 << 17
-_PRIORITIES_AT_A_TIME = 1 << 24
 
 
 def locality_aware_orders(
@@ -76,28 +74,12 @@ def locality_aware_orders(
     num_images, num_positions = len(image_indices), grid[0] * grid[1]
     known = _known_rows(known, group_sizes, num_images, num_positions)
     orders = np.empty((num_images, sum(group_sizes)), dtype=np.int64)  # (B, M)
-    words = len(group_sizes) * num_positions
-    step = max(1, min(_CELLS_AT_A_TIME // num_positions, _PRIORITIES_AT_A_TIME // words))
+    step = max(1, _CELLS_AT_A_TIME // num_positions)
     for start in range(0, num_images, step):
         part = slice(start, start + step)
-        priorities = draw_priorities(seed, image_indices[part], len(group_sizes), num_positions)
-        orders[part] = orders_from_priorities(grid, group_sizes, priorities, config, known[part])
+        priorities = priorities_by_group(seed, image_indices[part], len(group_sizes), num_positions)
+        orders[part] = _choose_groups(grid, group_sizes, priorities, config, known[part])
     return orders
-
-
-def draw_priorities(
-    seed: int, image_indices: npt.NDArray[np.int64], num_groups: int, num_positions: int
-) -> npt.NDArray[np.int32]:
-    """The random numbers of some images' orders: fresh for every group, since one priority per cell
-    for the whole order would favour the same cells again and again.
-
-    Returns:
-        (B, S, N) integers from 1 to 2**25 - 1.
-    """
-    count = num_groups * num_positions
-    numbers = random_integers(Stream.ORDER, seed, image_indices, count, PRIORITY_BITS)
-    np.maximum(numbers, 1, out=numbers)
-    return numbers.view(np.int32).reshape(len(numbers), num_groups, num_positions)
 
 
 def orders_from_priorities(
@@ -123,13 +105,24 @@ def orders_from_priorities(
     Raises:
         InputError: as :func:`locality_aware_orders`.
     """
-    num_images = len(priorities)
-    known = _known_rows(known, group_sizes, num_images, grid[0] * grid[1])
+    known = _known_rows(known, group_sizes, len(priorities), grid[0] * grid[1])
+    return _choose_groups(grid, group_sizes, priorities.swapaxes(0, 1), config, known)
+
+
+def _choose_groups(
+    grid: Grid,
+    group_sizes: GroupSizes,
+    priorities: Iterable[npt.NDArray[np.int32]],
+    config: LocalityConfig,
+    known: npt.NDArray[np.bool_],
+) -> npt.NDArray[np.int64]:
+    """Make orders from the (B, N) random numbers of each group in turn, and (B, N) what is known;
+    the rest is as in :func:`orders_from_priorities`."""
     repulsion = int(min(config.repulsion_threshold, max(grid) - 1))
     boards = _Boards(_geometry(grid, repulsion), _integer_threshold(config), known)
-    orders = np.empty((sum(group_sizes), num_images), dtype=np.intp)  # (M, B)
+    orders = np.empty((sum(group_sizes), len(known)), dtype=np.intp)  # (M, B)
     start = 0
-    for size, priority in zip(group_sizes, priorities.swapaxes(0, 1), strict=True):
+    for size, priority in zip(group_sizes, priorities, strict=True):
         boards.choose(priority, orders[start : start + size])
         start += size
     return orders.T

@@ -16,7 +16,13 @@ import numpy.typing as npt
 
 from lpd.errors import InputError
 from lpd.options import Flat
-from lpd.orders.group_sizes import CUMULATIVE_SHARES, GroupSizes, check_shape, make_group_sizes
+from lpd.orders.group_sizes import (
+    CUMULATIVE_SHARES,
+    GroupSizes,
+    check_shape,
+    default_steps,
+    make_group_sizes,
+)
 from lpd.orders.plan import Grid
 from lpd.orders.registry import OrderConfig, find_order
 from lpd.orders.request import OrderOptions, PlanSource
@@ -126,7 +132,8 @@ def sizes_left(
         start, end = (middle, end) if share(middle) < num_known / num_positions else (start, middle)
     ends = [num_known]
     for number in range(1, num_passes + 1):
-        ideal = num_positions * share(start + (1 - start) * number / num_passes)
+        # Rounding may bring the last one beyond 1, where not every share is defined.
+        ideal = num_positions * share(min(1.0, start + (1 - start) * number / num_passes))
         # So many at most, that each pass that follows has a cell.
         most = num_positions - (num_passes - number)
         ends.append(min(max(math.floor(ideal + 0.5 + _SAME_SHARE), ends[-1] + 1), most))
@@ -159,7 +166,8 @@ def edit_source(
     num_left = len(known) - num_known
     steps, schedule = editing.edit_steps, decoding.sizes.group_size_schedule
     if steps is None:
-        steps = passes_left(decoding.generation_steps, len(known), num_known, schedule)
+        of_all = decoding.generation_steps or default_steps(len(known))
+        steps = passes_left(of_all, len(known), num_known, schedule)
     elif steps > num_left:
         raise InputError(
             f"edit_steps {steps} are more than the {num_left} cells that are to be generated: "

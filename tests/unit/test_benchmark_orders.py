@@ -12,11 +12,19 @@ def test_a_line_for_every_setting(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(workers, "_CHUNK", 4)  # so that there is work for two
-    script.run(script.BenchmarkConfig(num_orders=8, num_twin_orders=1, rounds=1, max_workers=2))
-    head, *lines, others, searched, memory = capsys.readouterr().out.splitlines()
+    # What has most cells takes seconds; the line is that of any setting.
+    assert script.SETTINGS[-1] == (1024, 64, 5)
+    monkeypatch.setattr(script, "SETTINGS", script.SETTINGS[:-1])
+    monkeypatch.setattr(script, "training_group_sizes", lambda _: ((1, 95, 4000), (4096,)))
+    script.run(
+        script.BenchmarkConfig(
+            num_orders=8, num_twin_orders=1, num_training_orders=2, rounds=1, max_workers=2
+        )
+    )
+    head, *lines, training, passes, others, searched, memory = capsys.readouterr().out.splitlines()
     assert re.search(r"Python \d.*NumPy \d", head)
     settings = [
-        re.match(r"(\d+) px +(\d+) passes  repulsion (\d)", line).groups() for line in lines
+        re.match(r" *(\d+) px +(\d+) passes  repulsion (\d)", line).groups() for line in lines
     ]
     assert settings == [
         ("256", "20", "2"), ("256", "20", "3"), ("256", "32", "2"), ("512", "48", "4")
@@ -33,6 +41,9 @@ def test_a_line_for_every_setting(
         for milliseconds, ratio in times.values():
             assert milliseconds > 0
             assert ratio == pytest.approx(twin / milliseconds, rel=0.1, abs=0.5)
+    mean = re.search(r"1024 px  training, 2 orders .*: (\S+) ms .* the 2 numbers", training)
+    each = re.search(r"by passes  3: (\S+) ms  1: (\S+) ms$", passes)
+    assert float(mean[1]) == pytest.approx((float(each[1]) + float(each[2])) / 2, abs=0.11)
     for label in ("raster", "random", "Halton", "PAR 4x", "PAR 16x", "NAR", "ZipAR, window 4"):
         assert re.search(rf"  {label} \d\S+ ms", others)
     for setting in ("256 px, 20 passes", "512 px, 48 passes"):

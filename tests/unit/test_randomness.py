@@ -32,14 +32,17 @@ def test_different_names_share_no_numbers() -> None:
     assert len(numbers) == len(names)
 
 
-@pytest.mark.parametrize(("count", "bits"), [(7, 25), (8, 32)])
+@pytest.mark.parametrize(("count", "bits"), [(7, 25), (8, 32), (21, 25)])
 def test_random_integers_are_the_named_generators_bits(count: int, bits: int) -> None:
     images = np.array([3, 0, 2**40, 3])
     numbers = random_integers(Stream.ORDER, 5, images, count, bits)
     for row, image in zip(numbers.tolist(), images.tolist(), strict=True):
-        words = generator(Stream.ORDER, 5, image).bit_generator.random_raw(4).tolist()
+        words = generator(Stream.ORDER, 5, image).bit_generator.random_raw(11).tolist()
         halves = [half for word in words for half in (word & 0xFFFFFFFF, word >> 32)]
         assert row == [half >> (32 - bits) for half in halves[:count]]
+    for first in range(count):
+        later = random_integers(Stream.ORDER, 5, images, count - first, bits, first)
+        np.testing.assert_array_equal(later, numbers[:, first:])
     with pytest.raises(ValueError, match="must not be negative, got -1"):
         random_integers(Stream.ORDER, 5, np.array([0, -1]), count, bits)
 

@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from lpd.orders.group_sizes import (
     CUMULATIVE_SHARES,
     check_group_sizes,
+    default_steps,
     load_group_sizes_list,
     make_group_sizes,
+    octave_steps,
     parse_group_sizes,
     training_group_sizes,
+    usual_steps,
 )
 
 
@@ -101,6 +104,24 @@ def test_training_lists(num_positions: int) -> None:
     schedules = training_group_sizes(num_positions)
     assert [len(sizes) for sizes in schedules] == steps
     assert schedules == tuple(make_group_sizes(num_positions, step) for step in steps)
+
+
+def test_the_training_list_of_4096_is_made_as_that_of_1024() -> None:
+    assert octave_steps(1024, 32) == tuple(len(sizes) for sizes in training_group_sizes(1024))
+    # The list of 256 is not all that the rule gives.
+    published = {len(sizes) for sizes in training_group_sizes(256)}
+    assert set(octave_steps(256, 8)) - published == {56, 48, 40, 14, 10}
+    assert published <= set(octave_steps(256, 8))
+    steps = [len(sizes) for sizes in training_group_sizes(4096)]
+    assert tuple(steps) == octave_steps(4096, 32)
+    # Four times those of 1024, and below them down to half of the paper's passes.
+    assert steps[:14] == [4 * len(sizes) for sizes in training_group_sizes(1024)]
+    assert steps[14:] == [112, 96, 80, 64, 56, 48, 40, 32]
+
+
+def test_passes_where_nobody_says_how_many() -> None:
+    assert [default_steps(n) for n in (16, 256, 1024, 4096)] == [20, 20, 20, 64]
+    assert usual_steps(4096) == (64,)
 
 
 @given(data=st.data(), shape=st.sampled_from(sorted(CUMULATIVE_SHARES)))

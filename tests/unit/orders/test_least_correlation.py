@@ -8,8 +8,8 @@ from lpd.orders.covariances import exponential_covariance
 from lpd.orders.gaussian_loss import gaussian_loss
 from lpd.orders.group_sizes import GroupSizes, make_group_sizes
 from lpd.orders.least_correlation import LENGTH, TIE, UNCERTAINTY_SHARE, least_correlation_orders
-from lpd.orders.locality_batched import draw_priorities
 from lpd.orders.plan import DecodePlan
+from lpd.orders.priorities import draw_priorities
 from lpd.orders.registry import OrderConfig, make_plan
 
 

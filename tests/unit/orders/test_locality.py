@@ -11,14 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpd.orders import locality_batched
+from lpd.orders import locality_batched, priorities
 from lpd.orders.group_sizes import GroupSizes, make_group_sizes
 from lpd.orders.locality import LocalityConfig, locality_aware_order, neighbour_proximity
-from lpd.orders.locality_batched import (
-    draw_priorities,
-    locality_aware_orders,
-    orders_from_priorities,
-)
+from lpd.orders.locality_batched import locality_aware_orders, orders_from_priorities
+from lpd.orders.priorities import draw_priorities
 
 STATISTICS = json.loads((Path(__file__).parents[2] / "data" / "order_statistics.json").read_text())
 # Thresholds in and between the values that proximities and distances take.
@@ -161,6 +158,19 @@ class TestEqualToTheTwin:
             expected = locality_aware_order((grid, grid), sizes, priorities, config)
             np.testing.assert_array_equal(orders[image], expected)
 
+    @pytest.mark.parametrize("proximity_threshold", [1.0, 4.0])  # most by rank, or by distance
+    def test_at_1024_pixels(self, proximity_threshold: float) -> None:
+        # Of 500 cells: the twin takes seconds for all of them.
+        known = np.random.default_rng(0).permutation(4096) >= 500
+        sizes = make_group_sizes(500, 9)
+        config = LocalityConfig(proximity_threshold=proximity_threshold, repulsion_threshold=5)
+        orders = locality_aware_orders(
+            (64, 64), sizes, config, seed=5, image_indices=np.array([7, 2]), known=known
+        )
+        drawn = draw_priorities(5, np.array([2]), len(sizes), 4096)[0]
+        expected = locality_aware_order((64, 64), sizes, drawn, config, np.flatnonzero(known))
+        np.testing.assert_array_equal(orders[1], expected)
+
     @pytest.mark.parametrize("grid", [(32, 32), (3, 200)])
     def test_where_distances_do_not_fit_a_byte(self, grid: tuple[int, int]) -> None:
         # Few cells of a group on a large grid are farther apart than the 255 shortest distances.
@@ -190,6 +200,7 @@ class TestRandomness:
         assert (make(2, range(50)) != together).any(axis=1).all()
         np.testing.assert_array_equal(make(1, [49, 7, 7, 0]), together[[49, 7, 7, 0]])
         monkeypatch.setattr(locality_batched, "_CELLS_AT_A_TIME", 3 * 64)  # batches of three
+        monkeypatch.setattr(priorities, "_DRAWN_AT_A_TIME", 3 * 64 * 2)  # for two groups
         np.testing.assert_array_equal(make(1, range(50)), together)
 
     def test_each_image_has_its_own_known_cells(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,7 +222,7 @@ class TestRandomness:
     def test_no_priority_is_0(self, monkeypatch: pytest.MonkeyPatch) -> None:
         # 0 stands for cells that are not candidates; one draw in 33 million is 0.
         monkeypatch.setattr(
-            locality_batched, "random_integers", lambda *args: np.zeros((2, 12), dtype=np.uint32)
+            priorities, "random_integers", lambda *_, **__: np.zeros((2, 12), dtype=np.uint32)
         )
         assert (draw_priorities(0, np.arange(2), 3, 4) == 1).all()
 

@@ -14,8 +14,8 @@ from lpd.options import from_flat
 from lpd.orders import registry
 from lpd.orders.kinds import Order, OrderFamily
 from lpd.orders.locality import LocalityConfig, locality_aware_order
-from lpd.orders.locality_batched import draw_priorities
 from lpd.orders.plan import DecodePlan
+from lpd.orders.priorities import draw_priorities
 from lpd.orders.registry import OrderConfig, examples, free_order_names, make_plan, own_group_sizes
 from lpd.orders.request import OrderOptions, SweepOptions
 from scripts.benchmark import orders as benchmark

@@ -44,6 +44,13 @@ def test_options_are_named_as_on_the_command_line() -> None:
     assert flatten(from_flat(SweepOptions, sweep)) == sweep
 
 
+def test_the_number_of_passes_that_nobody_names_is_the_grids() -> None:
+    numbers = [len(OrderOptions().source(grid).group_sizes) for grid in ((16, 16), (64, 64))]
+    assert numbers == [20, 64]
+    left = OrderOptions().source((64, 64), known=np.arange(4096) < 4000)
+    assert (len(left.group_sizes), sum(left.group_sizes)) == (64, 96)
+
+
 @pytest.mark.parametrize(
     ("options", "sizes"),
     [
