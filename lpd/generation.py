@@ -20,12 +20,8 @@ import torch
 from torch import Tensor
 
 from lpd.ahead import one_ahead
-<<<<<<< HEAD
-from lpd.errors import warn_caller
-=======
-from lpd.errors import InputError
+from lpd.errors import InputError, warn_caller
 from lpd.models.condition import Condition
->>>>>>> dd8a6cd (Guidance may lead each image away from a condition of its own, such as a text of what is not to be seen)
 from lpd.models.lpd import LPD
 from lpd.orders.plan import DecodePlan
 from lpd.randomness import token_uniforms
@@ -358,15 +354,11 @@ class ImageGenerator:
             sampling: how tokens are drawn.
             image_indices: (n,) the images' indices in the run; by default from 0 on.
             known_codes: (n, N) in raster order, of which the cells are read that the plan knows.
-<<<<<<< HEAD
+            null_labels: what guidance leads each image away from; by default nothing.
             on_pass: called after each pass of each batch that is watched.
             watched: some of the n images, by their place among them: those batches are watched that
                 have any of them in it, and the others run as if nobody looked on, by captured
                 graphs too. By default all are watched.
-=======
-            null_labels: what guidance leads each image away from; by default nothing.
-            on_pass: called after each pass of each batch.
->>>>>>> dd8a6cd (Guidance may lead each image away from a condition of its own, such as a text of what is not to be seen)
 
         Raises:
             InputError: as :meth:`generate`; for a label at once.
@@ -392,16 +384,10 @@ class ImageGenerator:
             with contextlib.closing(prepared):
                 for rows, inputs in zip(parts, prepared, strict=True):
                     told = None
-<<<<<<< HEAD
-                    places = range(*rows.indices(len(labels)))
+                    places = np.arange(rows.start, rows.stop)
                     is_watched = watched is None or any(place in places for place in watched)
                     if on_pass is not None and is_watched:
-                        told = functools.partial(_tell, on_pass, indices[rows], inputs.num_passes)
-=======
-                    if on_pass is not None:
-                        of_call = np.arange(rows.start, rows.stop)
-                        told = functools.partial(_tell, on_pass, of_call, inputs.num_passes)
->>>>>>> dd8a6cd (Guidance may lead each image away from a condition of its own, such as a text of what is not to be seen)
+                        told = functools.partial(_tell, on_pass, places, inputs.num_passes)
                     yield self.run(inputs, told)
 
         return run()
