@@ -1,0 +1,142 @@
+"""Features of a code cache's captions, made once: the second thing that main_cache.py does."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Never
+
+import numpy as np
+from torch import Tensor
+from tqdm import tqdm
+
+from lpd.data import code_cache
+from lpd.data.captions import Captions
+from lpd.data.code_cache import CodeCache
+from lpd.distributed import World
+from lpd.errors import InputError
+from lpd.files import printable, write_json
+from lpd.progress import progress
+from lpd.provenance import missing
+from lpd.texts.config import TextEncoderOptions
+from lpd.texts.encoders import TextEncoder
+from lpd.texts.features import (
+    META_NAME,
+    captions_of,
+    check_meta,
+    feature_folder,
+    feature_meta,
+    feature_origin,
+    shard_files,
+)
+from lpd.texts.shards import write_shard
+
+_TEXTS_AT_ONCE = 512
+
+
+def run_feature_caching(options: TextEncoderOptions, cache: CodeCache, world: World) -> None:
+    """Make the features of a code cache's captions, or complete them.
+
+    Raises:
+        InputError: as :func:`cache_features` and
+            :meth:`lpd.texts.encoders.TextEncoder.from_pretrained`.
+    """
+    captions_of(cache)
+    cache_features(load_encoder(options, world), cache, world)
+
+
+def load_encoder(options: TextEncoderOptions, world: World) -> TextEncoder:
+    """The text encoder that options name, on each process's device.
+
+    Raises:
+        InputError: none is named, or as :meth:`lpd.texts.encoders.TextEncoder.from_pretrained`.
+    """
+    if options.text_encoder is None:
+        raise InputError("no text encoder is named: give one with --text_encoder")
+    return TextEncoder.from_pretrained(
+        options.text_encoder,
+        world.device,
+        max_length=options.text_length,
+        layer=options.text_layer,
+        world=world,
+    )
+
+
+def cache_features(encoder: TextEncoder, cache: CodeCache, world: World) -> None:
+    """Write the features of a code cache's captions beside its codes; an interrupted caching goes
+    on with the shards that are missing.
+
+    Raises:
+        InputError: the cache has no captions, or other features are where these belong.
+    """
+    captions = captions_of(cache)
+    path = feature_folder(cache, encoder.identity, encoder.max_length)
+    origin = feature_origin(captions, encoder.identity, encoder.max_length)
+    files = shard_files(path, len(captions))
+    with world.together():
+        if not check_meta(origin, path) and any(file.is_file() for file in files):
+            raise InputError(f"{path} holds features but no {META_NAME}; remove it")
+    # Rank 0 looks, and all agree on what it saw: file systems show changes late to other machines.
+    lacking = [files.index(file) for file in missing(files)] if world.is_main else []
+    wanted: list[int] = world.broadcast(lacking)
+    if world.is_main and not (path / META_NAME).is_file():
+        write_json(path / META_NAME, feature_meta(origin, encoder.identity))
+    world.barrier()  # what they are of comes before any shard
+    own = [wanted[place] for place in world.shard(len(wanted))]
+    counts = captions.counts
+    totals = np.array([counts[_rows(shard, captions)].sum() for shard in own], np.int64)
+    num_cut = 0
+    with (
+        world.together(),
+        progress(
+            total=int(totals.sum()), desc="encoding", unit="caption", disable=not world.is_main
+        ) as bar,
+    ):
+        for shard in own:
+            num_cut += _encode_shard(files[shard], captions, _rows(shard, captions), encoder, bar)
+    parts = world.gather((int(totals.sum()), num_cut))
+    if world.is_main:
+        num_captions, num_cut = (sum(each) for each in zip(*parts, strict=True))
+        print(_summary(path, len(captions), num_captions, num_cut, encoder))
+
+
+def _encode_shard(
+    file: Path, captions: Captions, rows: slice, encoder: TextEncoder, bar: "tqdm[Never]"
+) -> int:
+    """Write the features of some images' captions; returns how many captions were cut."""
+    of_images = captions[rows]
+    texts = list(dict.fromkeys(text for each in of_images for text in each))
+    tokens = encoder.tokens(texts)
+    # By length, so that those which are encoded at once have as many tokens each.
+    order = sorted(range(len(texts)), key=lambda place: len(tokens[place].ids))
+    number = {texts[place]: new for new, place in enumerate(order)}
+    tokens = [tokens[place] for place in order]
+    places = [[number[text] for text in each] for each in of_images]
+    times = np.bincount([place for each in places for place in each], minlength=len(texts))
+
+    def features() -> Iterator[Tensor]:
+        for start in range(0, len(tokens), _TEXTS_AT_ONCE):
+            part = slice(start, start + _TEXTS_AT_ONCE)
+            yield from encoder.encode_tokens(tokens[part])
+            bar.update(int(times[part].sum()))
+
+    lengths = np.array([len(each.ids) for each in tokens], np.int64)
+    write_shard(file, places, lengths, encoder.identity.width, features())
+    return int(sum(times[place] for place, each in enumerate(tokens) if each.is_cut))
+
+
+def _rows(shard: int, captions: Captions) -> slice:
+    start = shard * code_cache.SHARD_IMAGES
+    return slice(start, min(start + code_cache.SHARD_IMAGES, len(captions)))
+
+
+def _summary(
+    path: Path, num_images: int, num_captions: int, num_cut: int, encoder: TextEncoder
+) -> str:
+    if not num_captions:
+        return f"the features in {printable(path)} are complete: {num_images} images"
+    lines = [f"cached the features of {num_captions} captions in {printable(path)}"]
+    if num_cut:
+        lines.append(
+            f"{num_cut} of them have more than {encoder.max_length} tokens and were cut; "
+            "--text_length gives them more"
+        )
+    return "\n".join(lines)
