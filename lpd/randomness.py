@@ -36,6 +36,7 @@ class Stream(enum.IntEnum):
     TRAINING_ORDERS = 10  # no index. The seed of a training's orders, but for random ones.
     KEPT = 11  # index: image. Which codes a variation of an image keeps.
     WINDOW = 12  # index: window. The seed of all that a window of a canvas is drawn by.
+    CAPTION = 13  # index: step, place in the global batch. Which of an image's captions is seen.
 
 
 def generator(stream: Stream, seed: int, *index: int) -> np.random.Generator:

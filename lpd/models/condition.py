@@ -103,6 +103,11 @@ class Conditioning(ABC, Generic[ConditionT]):
     def __init__(self, config: Any) -> None:
         """Args: config: the model's configuration, an ``LPDConfig``."""
 
+    @property
+    @abstractmethod
+    def told(self) -> str:
+        """What images are conditioned on, in a few words."""
+
     @abstractmethod
     def add_parameters(self, model: nn.Module) -> None:
         """Give the model the parameters that make rows."""

@@ -29,6 +29,11 @@ class ClassConditioning(Conditioning[Tensor]):
         self.num_classes: int = config.num_classes
         self.dim: int = config.dim
 
+    @property
+    def told(self) -> str:
+        """How many classes there are."""
+        return f"{self.num_classes} classes"
+
     def add_parameters(self, model: nn.Module) -> None:
         """``class_emb`` (C, D) and ``fake_latent`` (1, D), as published checkpoints name them."""
         model.fake_latent = nn.Parameter(torch.empty(1, self.dim))

@@ -38,8 +38,15 @@ class TextConditioning(Conditioning[TextCondition]):
     def __init__(self, config: Any) -> None:
         self.dim: int = config.dim
         self.width: int = config.text_width
+        self.encoder_name: str | None = config.text_encoder
         self.num_ragged: int = config.text_length
         self.num_rows = self.num_ragged + 1
+
+    @property
+    def told(self) -> str:
+        """How long texts are, and what reads them."""
+        reader = "" if self.encoder_name is None else f" of {self.encoder_name}"
+        return f"texts of up to {self.num_ragged} tokens{reader}"
 
     def add_parameters(self, model: nn.Module) -> None:
         """``fake_latent`` (1, D), as models of classes have it, ``text_pos`` (T, D), and what makes

@@ -6,7 +6,7 @@ processes; each process computes its own places only.
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Self
@@ -16,10 +16,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lpd.conditions import CacheConditions
 from lpd.data.code_cache import CodeCache
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.marks import Mark, mark
+from lpd.models.condition import Condition
 from lpd.orders.group_sizes import GroupSizes
 from lpd.orders.mixture import TrainingOrders
 from lpd.randomness import Stream, generator
@@ -31,8 +33,8 @@ class Batch:
 
     tokens: Tensor
     """(b, N) codes in raster order, int64."""
-    condition: Tensor
-    """(b,) classes, int64, or the null condition in their place."""
+    condition: Condition
+    """(b, ...) what they are conditioned on, or the null condition in its place."""
     orders: Tensor
     """(b, N) raster positions in generation order, int64."""
     group_sizes: GroupSizes
@@ -49,12 +51,8 @@ class Batch:
 
     def split(self, count: int) -> list["Batch"]:
         """The batch in ``count`` equal parts, which share its memory."""
-        parts = zip(
-            self.tokens.chunk(count),
-            self.condition.chunk(count),
-            self.orders.chunk(count),
-            strict=True,
-        )
+        conditions: Sequence[Condition] = self.condition.chunk(count)
+        parts = zip(self.tokens.chunk(count), conditions, self.orders.chunk(count), strict=True)
         return [
             Batch(tokens=tokens, condition=condition, orders=orders, group_sizes=self.group_sizes)
             for tokens, condition, orders in parts
@@ -75,7 +73,7 @@ class BatchSource:
         random_flip: bool,
         seed: int,
         world: World,
-        null: Callable[[Tensor], Tensor],
+        conditions: CacheConditions,
     ) -> None:
         """Args:
             cache: the codes to train on.
@@ -86,7 +84,7 @@ class BatchSource:
             random_flip: whether half of the images are mirrored.
             seed: the run's seed.
             world: the run's processes.
-            null: the null condition in place of any.
+            conditions: what the cache's images are conditioned on.
 
         Raises:
             InputError: the cache has fewer images than a step needs.
@@ -99,7 +97,7 @@ class BatchSource:
         self.random_flip = random_flip
         self.seed = seed
         self.world = world
-        self._null = null
+        self._conditions = conditions
         self.global_batch_size = batch_size * world.size
         self.steps_per_epoch = len(cache.readable) // self.global_batch_size
         if self.steps_per_epoch == 0:
@@ -116,7 +114,7 @@ class BatchSource:
         shape = (self.batch_size, self.cache.num_positions)
         return Batch(
             tokens=torch.empty(shape, dtype=torch.int64, pin_memory=pinned),
-            condition=torch.empty(self.batch_size, dtype=torch.int64, pin_memory=pinned),
+            condition=self._conditions.empty(self.batch_size, pin_memory=pinned),
             orders=torch.empty(shape, dtype=torch.int64, pin_memory=pinned),
             group_sizes=(),
         )
@@ -157,9 +155,14 @@ class BatchSource:
         samples = step * self.global_batch_size + np.arange(places.start, places.stop)
         self.orders.fill(orders, kinds, group_sizes, samples)
         batch.tokens.numpy()[:] = self.cache.get(rows, flipped)
-        condition = torch.from_numpy(self.cache.labels[rows])  # (b,)
-        is_dropped = torch.from_numpy(dropped)
-        batch.condition.copy_(torch.where(is_dropped, self._null(condition), condition))
+        self._conditions.write(
+            batch.condition,
+            rows,
+            dropped,
+            seed=self.seed,
+            step=step,
+            first_place=first_place,
+        )
         return batch
 
     def _shuffle(self, epoch: int) -> npt.NDArray[np.int64]:

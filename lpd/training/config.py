@@ -18,6 +18,7 @@ from lpd.orders.mixture import RANDOM_NAME, OrderMixOptions
 from lpd.orders.registry import LOCALITY_NAME, find_order, free_order_names
 from lpd.randomness import check_seed
 from lpd.sampling.config import SamplingConfig
+from lpd.texts.config import TextEncoderOptions
 from lpd.training.lr_schedule import LR_SCHEDULES, LRSchedule
 from lpd.training.memory import Workload, memory_of
 from lpd.training.parallelize import STRATEGIES
@@ -105,7 +106,8 @@ class TrainConfig:
     output_dir: Path
     """Checkpoints, logs and the final model; a training found here goes on."""
     model: str = "lpd_l"
-    """Preset: lpd_l, lpd_xl, lpd_xxl or lpd_tiny."""
+    """Preset: lpd_l, lpd_xl, lpd_xxl or lpd_tiny; for captions lpd_t2i_l, lpd_t2i_xl or
+    lpd_t2i_tiny."""
     img_size: int = 256
     """Image side in pixels; must be the cache's."""
     vqgan_path: Path | None = None
@@ -119,7 +121,11 @@ class TrainConfig:
     """Accepted for published command lines, where it is --output_dir; a training found there is
     always continued."""
     pretrained_ckpt: Path | None = None
-    """Weights to start from; position embeddings of another resolution are interpolated."""
+    """Weights to start from; position embeddings of another resolution are interpolated, and a
+    model of texts starts from one of classes too."""
+    text: Annotated[TextEncoderOptions, Flat] = dataclasses.field(
+        default_factory=TextEncoderOptions
+    )
     epochs: int = 450
     """Passes over the data."""
     batch_size: int = 64
@@ -145,9 +151,10 @@ class TrainConfig:
     proj_dropout: float = 0.1
     """Dropout after the attention's projection and in the MLP."""
     label_drop_prob: float = 0.1
-    """How often the class is dropped, for classifier-free guidance."""
+    """How often the class or text is dropped, for classifier-free guidance."""
     random_flip: bool = True
-    """Mirror half of the images; not for images that mean something else mirrored."""
+    """Mirror half of the images; not for images that mean something else mirrored, or whose
+    captions tell left from right."""
     orders: Annotated[OrderMixOptions, Flat] = dataclasses.field(default_factory=OrderMixOptions)
     group_sizes_list: Path | None = None
     """JSON list of group-size schedules to draw from; by default the published ones."""

@@ -5,6 +5,7 @@ import shutil
 
 from torch import nn
 
+from lpd.files import write_json
 from lpd.models.lpd import LPD
 from lpd.training.checkpoint import CheckpointFolder
 from lpd.training.logging import TrainingLog
@@ -12,6 +13,7 @@ from lpd.training.online import SampleGrids, evaluate_online
 from lpd.training.setup import TrainingSetup
 from lpd.training.variants import Variant
 
+CAPTIONS_NAME = "captions.json"  # of sample grids
 _VALIDATION, _EVALUATION = "val", "eval"
 
 
@@ -95,7 +97,10 @@ class Measuring:
         with self._world.together():
             if self._world.is_main:
                 if self._grids is None:
-                    self._grids = SampleGrids(config, self._world.device)
+                    examples = self._setup.conditions.examples(config.online.sample_grid)
+                    self._grids = SampleGrids(config, self._world.device, examples.wanted)
+                    if examples.captions:
+                        write_json(self._samples / CAPTIONS_NAME, examples.captions)
                 log.images(step, self._grids.write(weights, path))
 
     def _evaluate(self, step: int, log: TrainingLog) -> None:

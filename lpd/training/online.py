@@ -5,12 +5,14 @@ Both go through the code of sampling and evaluation, with the weights as they ar
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from lpd.distributed import World
+from lpd.errors import InputError
 from lpd.evaluation.features.extractors import (
     load_classifier,
     load_feature_extractor,
@@ -40,10 +42,15 @@ def check_online(config: TrainConfig, model: LPDConfig, world: World) -> None:
         world: the run's processes; all call this together.
 
     Raises:
-        InputError: passes that do not fit, a reference, extractor or classifier that is not there,
-            or a classifier of other classes.
+        InputError: a model of texts, passes that do not fit, a reference, extractor or classifier
+            that is not there, or a classifier of other classes.
     """
     options = config.online
+    if options.online_eval and model.conditioning != "class":
+        raise InputError(
+            "online_eval evaluates models of classes: leave it out and see sample grids "
+            "(--sample_grid) and held-out losses (--val_cached_path)"
+        )
     if options.online_eval or options.sample_grid:
         _plans(config, model.grid)
     with world.together():
@@ -58,20 +65,23 @@ def check_online(config: TrainConfig, model: LPDConfig, world: World) -> None:
 
 
 class SampleGrids:
-    """Writes what a model generates with the same labels, orders and random numbers every time."""
+    """Writes what a model generates of the same conditions, in the same orders and with the same
+    random numbers every time."""
 
-    def __init__(self, config: TrainConfig, device: torch.device) -> None:
+    def __init__(self, config: TrainConfig, device: torch.device, wanted: list[Any]) -> None:
         """Args:
         config: the training's settings; they name a tokenizer.
         device: where images are generated.
+        wanted: what each image is to show, as the model's conditioning reads it.
         """
         assert config.vqgan_path is not None
         self._config = config
         self._tokenizer = VQTokenizer.from_pretrained(config.vqgan_path, device)
         self._device = device
+        self._wanted = wanted
 
     def write(self, weights: Weights, path: Path) -> npt.NDArray[np.uint8]:
-        """Generate images and write them as one PNG, classes spread evenly over it.
+        """Generate images and write them as one PNG.
 
         Args:
             weights: the model's.
@@ -89,14 +99,14 @@ class SampleGrids:
         generator = ImageGenerator(
             model.eval().requires_grad_(False),
             self._tokenizer,
-            batch_size=options.sample_grid,
+            batch_size=len(self._wanted),
             bf16=self._config.bf16,
             backend="eager",  # one batch pays for no compiling
             cuda_graphs=False,
         )
-        indices = np.arange(options.sample_grid)
+        indices = np.arange(len(self._wanted))
         generated = generator.generate(
-            (indices * shape.num_classes // len(indices)).tolist(),
+            self._wanted,
             _plans(self._config, shape.grid).plan(self._config.seed, indices),
             seed=self._config.seed,
             image_indices=indices,

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from lpd import options
+from lpd.conditions import CacheConditions, check_kind, conditions_of
 from lpd.data.code_cache import CodeCache
 from lpd.data.published_cache import open_cache
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.files import read_json, sha256_of_file
-from lpd.models.conditioning import make_conditioning
 from lpd.models.lpd import LPDConfig
 from lpd.models.presets import preset_conditioning
 from lpd.orders.group_sizes import load_group_sizes_list, training_group_sizes
@@ -20,6 +20,8 @@ from lpd.orders.mixture import TrainingOrders, parse_order_mix
 from lpd.orders.registry import LOCALITY_NAME
 from lpd.pretrained import config_of_preset
 from lpd.provenance import Origin
+from lpd.texts.features import CaptionFeatures
+from lpd.texts.sources import FeatureSource
 from lpd.training.batch import BatchSource
 from lpd.training.config import CHANGEABLE, OnlineOptions, TrainConfig, ValidationOptions
 from lpd.training.online import check_online
@@ -32,7 +34,8 @@ TRAINING_NAME = "training.json"
 _FREE_SETTINGS = frozenset(
     {
         *("cached_path", "output_dir", "device", "pretrained_ckpt", "vqgan_path", "class_num"),
-        *("use_cached", "resume", "allow_change", "batch_size", "accumulation_steps", "parallel"),
+        *("text_encoder", "use_cached", "resume", "allow_change"),
+        *("batch_size", "accumulation_steps", "parallel"),
         *("grad_checkpointing", "checkpoint_every", "chunked_loss", "compile", "max_bad_steps"),
         *("save_last_freq", "keep_last", "save_intermediate_freq", "log_freq", "wandb"),
         *options.flatten(ValidationOptions()),
@@ -56,7 +59,14 @@ class TrainingSetup:
         self.config = config
         self.world = world
         self.cache = open_cache(config.cached_path)
-        self.model_config = model_config(config, self.cache)
+        check_kind(self.cache, preset_conditioning(config.model))
+        self._features: FeatureSource | None = None
+        features: CaptionFeatures | None = None
+        if self.cache.captions is not None:
+            self._features = FeatureSource(config.text, world, world.device)
+            features = self._features.of(self.cache)
+        self.model_config = model_config(config, self.cache, features)
+        self.conditions = conditions_of(self.cache, self.model_config, features)
         if config.vqgan_path is not None:
             self.cache.check(tokenizer_sha256=sha256_of_file(weights_file(config.vqgan_path)))
         self.schedules = (
@@ -73,10 +83,12 @@ class TrainingSetup:
             random_flip=config.random_flip,
             seed=config.seed,
             world=world,
-            null=make_conditioning(self.model_config).null,
+            conditions=self.conditions,
         )
         check_online(config, self.model_config, world)
-        self.validation = make_validation(config, self.cache, self.schedules, world)
+        self.validation = make_validation(
+            config, self.cache, self.schedules, world, self._held_out_conditions
+        )
         self.lr_schedule = config.schedule(
             self.source.steps_per_epoch, self.source.global_batch_size
         )
@@ -129,7 +141,12 @@ class TrainingSetup:
             "cache_sha256": self.cache_sha256,
             "pretrained_sha256": self.pretrained_sha256,
         }
-        return settings | derived
+        return settings | derived | self.conditions.identity()
+
+    def _held_out_conditions(self, cache: CodeCache) -> CacheConditions:
+        check_kind(cache, self.model_config.conditioning)
+        features = None if self._features is None else self._features.of(cache)
+        return conditions_of(cache, self.model_config, features)
 
     def is_complete(self) -> bool:
         """Whether the trained model is there already.
@@ -200,8 +217,15 @@ def _effective(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def model_config(config: TrainConfig, cache: CodeCache) -> LPDConfig:
+def model_config(
+    config: TrainConfig, cache: CodeCache, features: CaptionFeatures | None
+) -> LPDConfig:
     """The shape of the model that learns this cache.
+
+    Args:
+        config: the training's settings.
+        cache: the codes.
+        features: what is made of the cache's captions, where it has any.
 
     Raises:
         InputError: unknown preset, or a cache for another image size.
@@ -211,19 +235,25 @@ def model_config(config: TrainConfig, cache: CodeCache) -> LPDConfig:
         raise InputError(
             f"the code cache {cache.path} has {cache.num_classes} classes, not {config.class_num}"
         )
-    if preset_conditioning(config.model) != "class":
-        raise InputError(
-            f"{config.model} learns from texts, but the code cache {cache.path} holds classes: "
-            "choose a model of classes"
-        )
     side = math.isqrt(cache.num_positions)
+    conditioning: dict[str, Any] = {
+        "num_classes": cache.num_classes,
+        "class_names": cache.class_names,
+    }
+    if features is not None:
+        conditioning = {
+            "text_width": features.identity.width,
+            "text_length": features.max_length,
+            "text_encoder": features.identity.name,
+            "text_encoder_sha256": features.identity.sha256,
+            "text_layer": features.identity.layer,
+        }
     return config_of_preset(
         config.model,
         img_size=cache.image_size,
         stride=cache.image_size // side,
         vocab_size=cache.vocab_size,
-        num_classes=cache.num_classes,
         proj_dropout=config.proj_dropout,
         tokenizer_sha256=cache.tokenizer_sha256,
-        class_names=cache.class_names,
+        **conditioning,
     )

@@ -19,7 +19,7 @@ from lpd.models.layers import Attend, RaggedAttend
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.models.visibility import Visibility, training_attention
 from lpd.orders.group_sizes import GroupSizes
-from lpd.pretrained import fit_pos_embed
+from lpd.pretrained import fit_conditioning, fit_pos_embed
 from lpd.randomness import Stream, torch_seed
 from lpd.training.averaging import WeightAverage
 from lpd.training.batch import Batch, Prefetcher
@@ -116,7 +116,7 @@ class Trainer:
         millions = sum(p.numel() for p in self.model.parameters()) / 1e6
         return (
             f"{self.config.model}: {millions:.3f} M parameters, "
-            f"{shape.num_positions} codes of {shape.vocab_size}, {shape.num_classes} classes\n"
+            f"{shape.num_positions} codes of {shape.vocab_size}, {self.model.conditioning.told}\n"
             f"{len(self.setup.cache.readable)} images, global batch {source.global_batch_size} on "
             f"{self.world.size} x {self.world.device.type}, "
             f"{source.steps_per_epoch} steps an epoch, {self.total_steps} in all; "
@@ -303,7 +303,7 @@ class Trainer:
             if before is not None and before.tokenizer_sha256 is not None:
                 self.setup.cache.check(tokenizer_sha256=before.tokenizer_sha256)
             state = fit_pos_embed(load_state_dict_file(path), shape)
-            load_strictly(model, state, str(path))
+            load_strictly(model, fit_conditioning(state, model), str(path))
         model.checkpoint_every = self.config.recompute_every
         model.to(self.world.device)
         if self.config.compile:

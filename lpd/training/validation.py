@@ -1,9 +1,12 @@
 """What a model in training makes of images that it has not seen."""
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from torch import nn
 
+from lpd.conditions import CacheConditions
 from lpd.data.code_cache import CodeCache
 from lpd.data.published_cache import open_cache
 from lpd.distributed import World
@@ -57,7 +60,11 @@ class Validation:
 
 
 def make_validation(
-    config: TrainConfig, training: CodeCache, schedules: tuple[GroupSizes, ...], world: World
+    config: TrainConfig,
+    training: CodeCache,
+    schedules: tuple[GroupSizes, ...],
+    world: World,
+    conditions_of: Callable[[CodeCache], CacheConditions],
 ) -> Validation | None:
     """What a training is to measure; None where it is given no held-out codes.
 
@@ -66,6 +73,7 @@ def make_validation(
         training: the codes that it learns.
         schedules: its group-size schedules.
         world: the run's processes.
+        conditions_of: what the images of a cache are conditioned on.
 
     Raises:
         InputError: the held-out codes are of other images than the training's, or there are none,
@@ -91,16 +99,22 @@ def make_validation(
     side = round(cache.num_positions**0.5)
     grid, order = (side, side), OrderConfig(locality=config.orders.locality)
     rows = spread_rows(cache, options.val_images)
-    held_out = HeldOutCodes(cache, rows, world, batch_size=config.batch_size)
+    held_out = functools.partial(
+        HeldOutCodes,
+        cache,
+        world=world,
+        batch_size=config.batch_size,
+        condition=conditions_of(cache).held_out,
+    )
     shares = [rows[number :: len(schedules)] for number in range(len(schedules))]
     return Validation(
         config=config,
-        held_out=held_out,
+        held_out=held_out(rows),
         parts=[
             (
                 weight,
                 PlanSource(order=replace(order, kind=kind), grid=grid, group_sizes=sizes),
-                HeldOutCodes(cache, share, world, batch_size=config.batch_size),
+                held_out(share),
             )
             for sizes, share in zip(schedules, shares, strict=True)
             if len(share)

@@ -19,18 +19,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from lpd import cli
+from lpd.conditions import conditions_of
 from lpd.data.code_cache import CacheIndex, CacheWriter, CodeCache
 from lpd.data.published_cache import open_cache
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.machine import processor, versions
+from lpd.models.lpd import LPDConfig
 from lpd.options import Flat, flatten
 from lpd.orders.group_sizes import training_group_sizes
 from lpd.orders.mixture import OrderMixOptions, TrainingOrders
@@ -139,7 +141,9 @@ def batch_source(cache: CodeCache, config: BenchmarkConfig) -> BatchSource:
         random_flip=True,
         seed=SEED,
         world=World(),
-        null=lambda condition: torch.full_like(condition, cache.num_classes),
+        conditions=conditions_of(
+            cache, LPDConfig(depth=1, dim=1, num_heads=1, num_classes=cache.num_classes)
+        ),
     )
 
 
@@ -171,7 +175,8 @@ def measure(config: BenchmarkConfig, num_positions: int) -> list[Result]:
             np.testing.assert_array_equal(codes[0], codes[1])
             first, second = (source.batch(0) for source in sources.values())
             assert torch.equal(first.tokens, second.tokens)
-            assert torch.equal(first.condition, second.condition)
+            labels = (cast(torch.Tensor, each.condition) for each in (first, second))
+            assert torch.equal(*labels)
     return [
         Result(
             num_positions=num_positions,

@@ -28,6 +28,7 @@ LAYERS = [
     ["lpd.texts"],
     ["lpd.orders"],
     ["lpd.models"],
+    ["lpd.conditions"],
     ["lpd.pretrained"],
     ["lpd.sampling"],
     ["lpd.generation", "lpd.likelihood", "lpd.pipeline_options"],

@@ -64,6 +64,9 @@ class PlanLossConfig:
     """Where the losses go. The same command goes on from what is there."""
     model: str | None = None
     """Preset of the model; needed for a .pth file, which does not tell."""
+    text_encoder: str | None = None
+    """Of models of texts: their text encoder, where the cache has no features of it and it is not
+    where the model's configuration says."""
     num_images: int | None = None
     """How many images, spread evenly over the cache; all by default."""
     eval_bsz: int = 64

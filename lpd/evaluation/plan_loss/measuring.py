@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lpd.conditions import check_kind, conditions_for
 from lpd.data.code_cache import CodeCache
 from lpd.data.published_cache import open_cache
 from lpd.distributed import World
@@ -97,13 +98,17 @@ def run_plan_loss(config: PlanLossConfig, world: World) -> None:
         _check_fits(cache, model)
         sources = config.decoding.sources(model.config.grid)
         rows = spread_rows(cache, config.num_images)
-        held_out = HeldOutCodes(cache, rows, world, batch_size=config.eval_bsz)
+    conditions = conditions_for(cache, model.config, world, text_encoder=config.text_encoder)
+    held_out = HeldOutCodes(
+        cache, rows, world, batch_size=config.eval_bsz, condition=conditions.held_out
+    )
     codes_sha256 = cache.content_sha256(world) or cache.files_sha256
     plans: list[MeasuredPlan] = []
     missing: list[MeasuredPlan] = []
     with world.together():
         if world.is_main:
-            origin = _origin(config, model, codes_sha256, num_images=len(rows))
+            values = _origin_values(config, model, codes_sha256, num_images=len(rows))
+            origin = Origin(values=values | conditions.identity())
             record = config.output_dir / SETTINGS_NAME
             if not origin.check_file(record, remedy=_REMEDY):
                 write_json(record, origin.plain())
@@ -150,7 +155,9 @@ def _check_fits(cache: CodeCache, model: LPD) -> None:
     """Raise InputError unless the codes are what the model models."""
     config = model.config
     cache.check(image_size=config.img_size, tokenizer_sha256=config.tokenizer_sha256)
-    for name in ("vocab_size", "num_positions", "num_classes"):
+    check_kind(cache, config.conditioning)
+    of_classes = ("num_classes",) if config.conditioning == "class" else ()
+    for name in ("vocab_size", "num_positions", *of_classes):
         ours, theirs = getattr(config, name), getattr(cache, name)
         if ours != theirs:
             raise InputError(
@@ -159,18 +166,18 @@ def _check_fits(cache: CodeCache, model: LPD) -> None:
             )
 
 
-def _origin(config: PlanLossConfig, model: LPD, codes_sha256: str, *, num_images: int) -> Origin:
-    """What all plans of an output folder share."""
-    return Origin(
-        values={
-            "pretrained_ckpt": sha256_of_file(weights_file(config.pretrained_ckpt)),
-            "model": model.config.shape(),
-            "codes": codes_sha256,
-            "num_images": num_images,
-            "bf16": config.bf16,
-            "seed": config.seed,
-        }
-    )
+def _origin_values(
+    config: PlanLossConfig, model: LPD, codes_sha256: str, *, num_images: int
+) -> dict[str, Any]:
+    """What all plans of an output folder share, by name."""
+    return {
+        "pretrained_ckpt": sha256_of_file(weights_file(config.pretrained_ckpt)),
+        "model": model.config.shape(),
+        "codes": codes_sha256,
+        "num_images": num_images,
+        "bf16": config.bf16,
+        "seed": config.seed,
+    }
 
 
 def _all_plans(

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from lpd.conditions import conditions_of
 from lpd.data.published_cache import open_cache
 from lpd.distributed import World
+from lpd.models.lpd import LPDConfig
 from lpd.orders.mixture import OrderMixOptions, TrainingOrders
 from lpd.orders.registry import OrderConfig, make_plan
 from lpd.randomness import Stream, torch_seed
@@ -22,13 +24,15 @@ def source(
     cache: Path, *, batch_size: int, world: World, mix: str = "random", **changes: float
 ) -> BatchSource:
     settings = {"label_drop_prob": 0.3, "random_flip": True, "seed": 5, **changes}
+    opened = open_cache(cache)
+    shape = LPDConfig(depth=1, dim=1, num_heads=1, num_classes=opened.num_classes)
     return BatchSource(
-        open_cache(cache),
+        opened,
         SCHEDULES,
         TrainingOrders(OrderMixOptions(order_mix=mix), (4, 4), seed=5),
         batch_size=batch_size,
         world=world,
-        null=lambda condition: torch.full_like(condition, NULL),
+        conditions=conditions_of(opened, shape),
         **settings,
     )
 
