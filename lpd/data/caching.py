@@ -1,4 +1,4 @@
-"""Turn a folder of images into a code cache: what main_cache.py runs."""
+"""Turn images, in class folders or with captions, into a code cache: what main_cache.py runs."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from lpd.data.captioned.indexing import index_captioned
+from lpd.data.captions import CaptionStore
 from lpd.data.code_cache import SHARD_IMAGES, UNREADABLE, CacheIndex, CacheWriter, CodeCache
 from lpd.data.config import TRAINING_SPLIT, CacheConfig
 from lpd.data.images import ImageIndex, SquareImages, class_folders, index_images, reading
@@ -29,8 +31,7 @@ def run_caching(config: CacheConfig, world: World) -> None:
         InputError: the images, the tokenizer and the cache that is there do not fit together (then
             nothing has been written), or an image cannot be read.
     """
-    images = index_images(config.data_path / config.split)
-    _check_classes(images, config.data_path / TRAINING_SPLIT)
+    images, captions = _find_images(config, world)
     tokenizer = VQTokenizer.from_pretrained(config.vqgan_path, world.device)
     tokenizer.num_positions(config.img_size)  # raises if there is no such grid
     writer = CacheWriter(
@@ -42,9 +43,11 @@ def run_caching(config: CacheConfig, world: World) -> None:
             class_names=images.class_names,
             files=images.files,
             labels=images.labels,
+            captions=captions,
         ),
     )
-    writer.check()
+    with world.together():  # rank 0 alone has captions to compare
+        writer.check()
     # Rank 0 looks, and all agree on what it saw: file systems show changes late to other machines.
     missing: list[int] = world.broadcast(writer.missing_shards() if world.is_main else None)
     if world.is_main:
@@ -70,6 +73,21 @@ def run_caching(config: CacheConfig, world: World) -> None:
     world.agree(error)
     if world.is_main:
         print(_summary(open_cache(config.cached_path)))
+
+
+def _find_images(config: CacheConfig, world: World) -> tuple[ImageIndex, CaptionStore | None]:
+    """The images to encode, and their captions if they are to have any.
+
+    Raises:
+        InputError: there are none, they are of other classes than the training's, or their captions
+            are missing or damaged.
+    """
+    if config.captioned.captions is not None:
+        found = index_captioned(config, world)
+        return found.images, found.captions
+    images = index_images(config.data_path / config.split)
+    _check_classes(images, config.data_path / TRAINING_SPLIT)
+    return images, None
 
 
 def encode_shards(

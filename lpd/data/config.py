@@ -2,10 +2,57 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from lpd.errors import InputError
+from lpd.options import Flat
 
 TRAINING_SPLIT = "train"
+CAPTION_KINDS = ("txt", "tar", "parquet")
+"""Where captions may stand beside their images; they may also stand in a list, a ``.jsonl``."""
+_LIST = "jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionOptions:
+    """Where the captions of images are. Without them, images are in class folders."""
+
+    captions: str | None = None
+    """Cache images with captions, one or several each. txt: images in data_path/SPLIT, every line
+    of KEY.txt beside KEY.jpg a caption. tar: webdataset's tars there, KEY.jpg and KEY.txt or
+    KEY.json. parquet: files there with a column of image bytes and one of captions. Or a FILE.jsonl
+    with lines {"image_path": ..., "text": ...}, as LlamaGen's: paths below data_path, and a text or
+    a list of them."""
+    caption_key: str | None = None
+    """Name of the captions in JSON or Parquet; by default caption, captions or text, whichever is
+    there (and KEY.txt before KEY.json)."""
+    image_key: str | None = None
+    """Name of the path in a .jsonl, image_path by default; or of the column of image bytes in
+    Parquet, by default image, image_bytes, jpg, png, webp or bytes."""
+    skip_uncaptioned: bool = False
+    """Leave images without captions out, instead of stopping."""
+
+    def __post_init__(self) -> None:
+        if self.captions is not None and self.kind is None:
+            raise InputError(
+                f"captions must be {', '.join(CAPTION_KINDS)} or a FILE.jsonl, got "
+                f"{self.captions!r}"
+            )
+        kinds = {"caption_key": ("tar", "parquet", _LIST), "image_key": ("parquet", _LIST)}
+        for name, used in kinds.items():
+            if getattr(self, name) is not None and self.kind not in used:
+                raise InputError(
+                    f"{name} is of use with --captions {' or '.join(used)} only; leave it out"
+                )
+        if self.skip_uncaptioned and self.captions is None:
+            raise InputError("skip_uncaptioned is of use with --captions only; leave it out")
+
+    @property
+    def kind(self) -> str | None:
+        """One of CAPTION_KINDS, or jsonl; None without captions."""
+        if self.captions is None or self.captions in CAPTION_KINDS:
+            return self.captions
+        return _LIST if self.captions.endswith(f".{_LIST}") else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +64,8 @@ class CacheConfig:
     vqgan_path: Path = Path("tokenizers/vq_ds16_c2i.pt")
     """The tokenizer's weights: a .pt, .pth or .safetensors file, or a folder."""
     data_path: Path
-    """Folder with train/CLASS/* images, and those of other splits beside train."""
+    """Folder with train/CLASS/* images, and those of other splits beside train; images with
+    captions are in train without class folders, or where a .jsonl says."""
     split: str = TRAINING_SPLIT
     """Which folder of data_path to cache: train, or held-out images such as val. Each split needs a
     cache of its own."""
@@ -32,6 +80,7 @@ class CacheConfig:
     """cpu, cuda, ...; by default the process's GPU, or the CPU where there is none."""
     skip_unreadable: bool = False
     """Leave images that cannot be read without codes, instead of stopping."""
+    captioned: Annotated[CaptionOptions, Flat] = CaptionOptions()
 
     def __post_init__(self) -> None:
         if self.split in {"", ".."} or Path(self.split).name != self.split:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +44,10 @@ _TURNS: dict[Any, Image.Transpose] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ImageIndex:
-    """The images under a folder, class by class in sorted order, and sorted within a class."""
+    """The images under a folder, class by class in sorted order, and sorted within a class.
+
+    Images that are no files of their own, but in archives, have indices of derived classes.
+    """
 
     root: Path
     """The folder that holds the class folders."""
@@ -54,6 +57,19 @@ class ImageIndex:
     """CLASS/FILE of every image, below root."""
     labels: npt.NDArray[np.int64]
     """(n,), the class of every image."""
+
+    def path(self, row: int) -> Path:
+        """What an image is called in messages."""
+        return self.root / self.files[row]
+
+    def content(self, row: int) -> IO[bytes] | None:
+        """The content of an image that is no file of its own; None where it is the file at its
+        path.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        return None
 
 
 def index_images(root: Path) -> ImageIndex:
@@ -154,17 +170,21 @@ def files_with_suffix(folder: Path, suffixes: frozenset[str]) -> list[str]:
         )
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path, content: IO[bytes] | None = None) -> Image.Image:
     """Read an image whole, as RGB of 8 bits.
 
     16-bit grey is scaled, 65535 to 255, and rounded to the nearest value.
+
+    Args:
+        path: the file.
+        content: of an image that is no file of its own; then ``path`` is what it is called.
 
     Raises:
         InputError: the file is missing or damaged, has more pixels than Pillow holds to be safe
             (``Image.MAX_IMAGE_PIXELS``, 89 million), or its pixels are floats or integers whose
             range it does not say; the message names it.
     """
-    return _read(path, to_rgb)
+    return _read(path, to_rgb, content)
 
 
 def read_upright(path: Path) -> Image.Image:
@@ -179,11 +199,13 @@ def turned(image: Image.Image, source: Image.Image) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def _read(path: Path, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+def _read(
+    path: Path, convert: Callable[[Image.Image], Image.Image], content: IO[bytes] | None = None
+) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)  # else it is decoded
-            with Image.open(path) as image:
+            with Image.open(content or path) as image:
                 return convert(image)
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
         raise InputError(f"cannot read the image {printable(path)}: {_reason(error)}") from error
@@ -258,9 +280,10 @@ class SquareImages(Dataset[LoadedImage]):
         return len(self._index.files)
 
     def __getitem__(self, row: int) -> LoadedImage:
-        path = self._index.root / self._index.files[row]
+        path = self._index.path(row)
         try:
-            return LoadedImage(image_to_pixels(center_crop(read_image(path), self._size)), "")
+            image = read_image(path, self._index.content(row))
+            return LoadedImage(image_to_pixels(center_crop(image, self._size)), "")
         except InputError as error:
             reason = str(error)
         except Exception as error:  # no room for it, or what nobody thought of: still one image's

@@ -165,3 +165,36 @@ def test_flags_are_read_without_torch() -> None:
     assert done.returncode == 0, done.stderr
     assert '"cached_path": "b"' in done.stdout
     assert "--cached_path" in done.stdout
+
+
+def test_two_processes_cache_captions_as_one(
+    images: Path,
+    tokenizer_folder: Path,
+    in_two_processes: Callable[..., tuple[list[int | None], list[str]]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for file in images.rglob("*.png"):
+        file.with_suffix(".txt").write_text(f"number {file.stem}\n日本", encoding="utf-8")
+    flags = [
+        *("--img_size", "8", "--batch_size", "3", "--num_workers", "0", "--device", "cpu"),
+        *("--data_path", str(images), "--vqgan_path", str(tokenizer_folder), "--captions", "txt"),
+    ]
+    assert main_cache(*flags, "--cached_path", tmp_path / "one") == 0
+    two = ("--cached_path", tmp_path / "two")
+    codes, output = in_two_processes(end_with_its_exit_code, *flags, *two)
+    assert codes == [0, 0], output
+    assert content(tmp_path / "two") == content(tmp_path / "one")
+    assert sorted(content(tmp_path / "two")) == sorted(
+        [*SHARDS, *INDEX, "captions.jsonl", "captions_index.npy"]
+    )
+    # Captions are missing: both processes end with one line, and nothing is written.
+    next(images.rglob("*.txt")).unlink()
+    flags += ["--cached_path", tmp_path / "three"]
+    codes, output = in_two_processes(end_with_its_exit_code, *flags)
+    assert codes == [2, 2], output
+    for text in output:
+        assert text.splitlines()[-1].startswith("main_cache.py: error: 1 of 18 images in ")
+    assert not (tmp_path / "three").exists()
+    assert main_cache(*flags[:-2], "--cached_path", tmp_path / "one") == 2
+    assert "pass --skip_uncaptioned to leave these images out" in capsys.readouterr().err

@@ -360,6 +360,12 @@ def test_another_cache_is_not_written_to(
             r"num_images was 11, now 12; files_sha256 was .*\); remove",
         ),
     ):
-        with pytest.raises(ValueError, match=words):
-            in_threads(functools.partial(run_caching, dataclasses.replace(config, **change)), size)
+        changed = dataclasses.replace(config, **change)
+
+        def refused(world: World, config: CacheConfig = changed, words: str = words) -> bool:
+            with pytest.raises(ValueError, match=words):
+                run_caching(config, world)
+            return True
+
+        assert in_threads(refused, size) == [True] * size
         assert content(config.cached_path) == before
