@@ -27,6 +27,8 @@ from lpd.texts.shards import DamagedShardError, Shard
 FORMAT_VERSION = 1
 FOLDER = "features"
 META_NAME = "meta.json"
+# A memory map holds on to its file, of which systems allow a process 1024 or so.
+_MOST_OPEN = 256
 _NAME = "text_encoder"  # in meta.json; no difference between caches
 
 
@@ -125,9 +127,7 @@ class FeatureCache:
             shard, image = divmod(row, code_cache.SHARD_IMAGES)
             file = self._files[shard]
             try:
-                if shard not in self._shards:
-                    self._shards[shard] = self._open(shard)
-                features.append(self._shards[shard].get(image, place))
+                features.append(self._open(shard).get(image, place))
             except DamagedShardError as error:
                 raise InputError(
                     f"{file} is damaged ({error}); remove it and run the same main_cache.py "
@@ -136,11 +136,17 @@ class FeatureCache:
         return features
 
     def _open(self, shard: int) -> Shard:
+        opened = self._shards.get(shard)
+        if opened is not None:
+            return opened
         opened = Shard(self._files[shard], self.identity.width)
         start = shard * code_cache.SHARD_IMAGES
         num_images = min(code_cache.SHARD_IMAGES, self._num_images - start)
         if opened.num_images != num_images:
             raise DamagedShardError(f"it is of {opened.num_images} images, expected {num_images}")
+        while len(self._shards) >= _MOST_OPEN:
+            self._shards.pop(next(iter(self._shards)), None)
+        self._shards[shard] = opened
         return opened
 
 

@@ -26,6 +26,7 @@ from lpd.data.published_cache import open_cache
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.texts import caching
+from lpd.texts import features as features_module
 from lpd.texts.caching import cache_features, run_feature_caching
 from lpd.texts.config import TextEncoderOptions
 from lpd.texts.encoders import TextEncoder
@@ -352,6 +353,17 @@ def test_other_processes_open_the_files_themselves(
     process.start()
     process.join(60)
     assert_equal(torch.load(tmp_path / "found"), expected)
+
+
+def test_few_files_are_open_at_a_time(whole: CodeCache, encoder: TextEncoder) -> None:
+    stored = open_features(whole)
+    backwards, which = np.arange(8)[::-1], np.zeros(8, np.int64)
+    rows = np.concatenate([backwards, np.arange(8), backwards])
+    expected = OnlineFeatures(whole, encoder).get(rows, which.repeat(3))
+    with mock.patch.object(features_module, "_MOST_OPEN", 2):
+        for row, features in zip(rows, expected, strict=True):
+            assert_equal(stored.get(np.array([row]), which[:1]), [features])
+            assert len(stored._shards) <= 2
 
 
 def test_progress_counts_captions_and_is_rank_0s(
