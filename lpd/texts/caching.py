@@ -9,14 +9,16 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lpd.data import code_cache
+from lpd.data.caching import run_caching
 from lpd.data.captions import Captions
 from lpd.data.code_cache import CodeCache
+from lpd.data.published_cache import open_cache
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.files import printable, write_json
 from lpd.progress import progress
 from lpd.provenance import missing
-from lpd.texts.config import TextEncoderOptions
+from lpd.texts.config import CachingConfig, TextEncoderOptions
 from lpd.texts.encoders import TextEncoder
 from lpd.texts.features import (
     META_NAME,
@@ -30,6 +32,26 @@ from lpd.texts.features import (
 from lpd.texts.shards import write_shard
 
 _TEXTS_AT_ONCE = 512
+
+
+def run_caching_with_features(config: CachingConfig, world: World) -> None:
+    """Make a code cache and, where a text encoder is named, the features of its captions, or
+    complete them; every process of ``world`` takes some of the shards.
+
+    The encoder is loaded first: that there is none should not be known after hours.
+
+    Raises:
+        InputError: as :func:`lpd.data.caching.run_caching`, :func:`cache_features` and
+            :meth:`lpd.texts.encoders.TextEncoder.from_pretrained`.
+    """
+    named = config.encoder.text_encoder is not None
+    encoder = load_encoder(config.encoder, world) if named else None
+    run_caching(config.cache, world)
+    if encoder is None:
+        return
+    with world.together():
+        cache = open_cache(config.cache.cached_path)
+    cache_features(encoder, cache, world)
 
 
 def run_feature_caching(options: TextEncoderOptions, cache: CodeCache, world: World) -> None:

@@ -1,8 +1,11 @@
 """The settings of what encodes texts; for whoever has no use for torch."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
+from lpd.data.config import CacheConfig
 from lpd.errors import InputError
+from lpd.options import Flat
 
 MOST_LENGTH = 1 << 12
 """The most rows that a text has; a model's configuration allows no more."""
@@ -50,3 +53,25 @@ class TextEncoderOptions:
             raise InputError("text_encoder must be a folder or a repository of the hub, got ''")
         check_length(self.text_length)
         check_layer(self.text_layer)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CachingConfig:
+    """A caching of images, and of the features of their captions."""
+
+    cache: Annotated[CacheConfig, Flat]
+    """Which images are encoded, and where their codes go."""
+    encoder: Annotated[TextEncoderOptions, Flat] = TextEncoderOptions()
+    """What encodes their captions."""
+
+    def __post_init__(self) -> None:
+        if self.encoder.text_encoder is not None and self.cache.captioned.captions is None:
+            raise InputError(
+                "text_encoder encodes captions, and none are named: say with --captions where they "
+                "are, or leave --text_encoder out"
+            )
+        if self.encoder.text_encoder is None and self.encoder != TextEncoderOptions():
+            raise InputError(
+                "text_length and text_layer are of a text encoder: name it with --text_encoder, or "
+                "leave them out"
+            )
