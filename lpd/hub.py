@@ -47,6 +47,13 @@ MODELS: dict[str, PublishedModel] = {
 """The paper's models by repository."""
 TOKENIZER_REPOSITORY, TOKENIZER_FILE = "FoundationVision/LlamaGen", "vq_ds16_c2i.pt"
 """Where the tokenizer of the published models is."""
+TEXT_TOKENIZER_REPOSITORY, TEXT_TOKENIZER_FILE = "peizesun/llamagen_t2i", "vq_ds16_t2i.pt"
+"""Where LlamaGen's tokenizer of text to image is: the same network, trained on other images."""
+TOKENIZERS: dict[str, str] = {
+    TOKENIZER_REPOSITORY: TOKENIZER_FILE,
+    TEXT_TOKENIZER_REPOSITORY: TEXT_TOKENIZER_FILE,
+}
+"""Repositories of tokenizers without a configuration, and the weight file that is meant."""
 _OURS = {"repo_type", "local_dir"}  # would fetch something else, or to where it is not looked for
 _OPTIONS = sorted(
     {*inspect.signature(snapshot_download).parameters}

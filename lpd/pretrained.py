@@ -13,8 +13,8 @@ from torch.nn.functional import interpolate
 
 from lpd.errors import InputError
 from lpd.hub import (
-    TOKENIZER_FILE,
     TOKENIZER_REPOSITORY,
+    TOKENIZERS,
     check_options,
     fetch_file,
     fetch_folder,
@@ -193,7 +193,8 @@ def load_tokenizer(name: str | Path | None, device: torch.device, **hub: Any) ->
 
     Args:
         name: a folder, a weight file, or a repository of the hub with ``model.safetensors`` and
-            ``config.json``; None, or its repository, for the tokenizer of the published models.
+            ``config.json``; None for the tokenizer of the published models. LlamaGen's are known by
+            their repositories, of classes and of texts.
         device: where to compute.
         hub: for huggingface_hub: revision, cache_dir, token, ...
 
@@ -201,8 +202,10 @@ def load_tokenizer(name: str | Path | None, device: torch.device, **hub: Any) ->
         InputError: there is none of these, or what is there does not fit.
     """
     check_options(hub)
-    if name is None or str(name) == TOKENIZER_REPOSITORY:
-        path = fetch_file(TOKENIZER_REPOSITORY, TOKENIZER_FILE, **hub)
+    if name is None:
+        name = TOKENIZER_REPOSITORY
+    if str(name) in TOKENIZERS:
+        path = fetch_file(str(name), TOKENIZERS[str(name)], **hub)
     elif Path(name).exists():
         path = Path(name)
     else:

@@ -24,7 +24,13 @@ from lpd import cli
 from lpd.errors import InputError
 from lpd.evaluation.generated.published import ROWS, STATISTICS
 from lpd.files import atomic_path, sha256_of_file
-from lpd.hub import MODELS, TOKENIZER_FILE, TOKENIZER_REPOSITORY
+from lpd.hub import (
+    MODELS,
+    TEXT_TOKENIZER_FILE,
+    TEXT_TOKENIZER_REPOSITORY,
+    TOKENIZER_FILE,
+    TOKENIZER_REPOSITORY,
+)
 from lpd.progress import progress
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,6 +67,7 @@ PUBLISHED = {
         Path(model.file).stem: Published(model.repository, model.file, "weights")
         for model in MODELS.values()
     },
+    "tokenizer_t2i": Published(TEXT_TOKENIZER_REPOSITORY, TEXT_TOKENIZER_FILE, "tokenizers"),
     **{
         f"reference_{img_size}": Published(each.url, each.file, "weights")
         for img_size, each in STATISTICS.items()

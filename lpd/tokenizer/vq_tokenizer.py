@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lpd.errors import InputError
 from lpd.files import atomic_path, sha256_of_file, write_json
+from lpd.tokenizer import strips
 from lpd.tokenizer.fast_decoder import FastDecoder
 from lpd.tokenizer.image_threads import ImageThreads
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
@@ -36,6 +37,10 @@ _USAGE_BUFFER = "quantize.codebook_used"
 # and for threads that decode alone, as the network's last bits depend on the batch's size where
 # several threads share it. On CUDA a batch of 256 would otherwise need some 30 GB.
 _LAYER_BYTES = {"cpu": 31 * 2**20, "cuda": 2**30}
+
+# So few images are encoded at a time that no layer of them is larger, in bytes: 64 images at 512
+# pixels, and 16 at 1024.
+_ENCODED_BYTES = 2**33
 
 FLOAT32, PUBLISHED = "float32", "published"
 """How the decoder's numbers become pixels, see :func:`to_pixels`."""
@@ -98,13 +103,12 @@ class PixelDecoder:
         return torch.cat([self._decode(part, grid) for part in codes.split(size)])
 
     def _images_at_a_time(self, grid: tuple[int, int], layer_bytes: int) -> int:
-        config = self._vqgan.config
-        # At full resolution: the second level comes there by its own upsampling.
-        channels = config.ch * max(config.ch_mult[:2])
-        largest = grid[0] * grid[1] * config.stride**2 * channels * self._table.element_size()
-        return max(1, layer_bytes // largest)
+        largest = strips.layer_bytes(self._vqgan.config, _pixels(self._vqgan.config, grid))
+        return max(1, layer_bytes // (largest // 4 * self._table.element_size()))
 
     def _decode(self, codes: Tensor, grid: tuple[int, int]) -> Tensor:
+        if self._fast is None and _is_in_strips(self._vqgan, _pixels(self._vqgan.config, grid)):
+            return to_pixels(strips.decode(self._vqgan, codes, grid), self._rounding_dtype)
         z = F.embedding(codes, self._table).transpose(1, 2).unflatten(2, grid)  # (B, ., h, w)
         if self._fast is not None:
             images = self._fast(z)
@@ -224,12 +228,19 @@ class VQTokenizer:
         """Turn images into codes.
 
         Args:
-            images: (B, 3, H, W) float in [-1, 1]; H and W multiples of the stride.
+            images: (B, 3, H, W) float in [-1, 1]; H and W multiples of the stride. On a CPU large
+                ones are computed in strips (:mod:`lpd.tokenizer.strips`).
 
         Returns:
             (B, N) int64.
         """
-        return self._vqgan.encode(images)
+        pixels = (images.shape[2], images.shape[3])
+        if _is_in_strips(self._vqgan, pixels):
+            return strips.encode(self._vqgan, images)
+        size = max(1, _ENCODED_BYTES // strips.layer_bytes(self.config, pixels))
+        if size >= len(images):
+            return self._vqgan.encode(images)
+        return torch.cat([self._vqgan.encode(part) for part in images.split(size)])
 
     @torch.inference_mode()
     def decode(self, codes: Tensor, grid: tuple[int, int] | None = None) -> Tensor:
@@ -254,6 +265,8 @@ class VQTokenizer:
                 f"{num_positions} codes per image do not fill a grid of {grid[0]} x {grid[1]}; "
                 "give the grid's height and width"
             )
+        if _is_in_strips(self._vqgan, _pixels(self.config, grid)):
+            return strips.decode(self._vqgan, codes, grid)
         return self._vqgan.decode(codes, grid)
 
     @torch.inference_mode()
@@ -296,6 +309,18 @@ class VQTokenizer:
     def config(self) -> VQGANConfig:
         """The network's shape."""
         return self._vqgan.config
+
+
+def _pixels(config: VQGANConfig, grid: tuple[int, int]) -> tuple[int, int]:
+    """(H, W) of a grid of codes."""
+    return grid[0] * config.stride, grid[1] * config.stride
+
+
+def _is_in_strips(vqgan: VQGAN, pixels: tuple[int, int]) -> bool:
+    """Whether images of (H, W) pixels are computed in strips. On CUDA, where a large one fits and
+    more launches cost, they are not."""
+    on_cpu = vqgan.quantize.embedding.weight.device.type == "cpu"
+    return on_cpu and strips.are_needed(vqgan.config, pixels)
 
 
 def to_pixels(images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -146,8 +146,9 @@ def test_orders_go_where_evaluations_look_for_them(tmp_path: Path) -> None:
 
 
 def test_files_go_where_the_scripts_expect_them(tmp_path: Path) -> None:
-    download_weights.run(DownloadConfig(names=("tokenizer", "lpd_l_256")))
+    download_weights.run(DownloadConfig(names=("tokenizer", "tokenizer_t2i", "lpd_l_256")))
     assert (tmp_path / "tokenizers" / "vq_ds16_c2i.pt").is_file()
+    assert (tmp_path / "tokenizers" / "vq_ds16_t2i.pt").is_file()
     assert (tmp_path / "weights" / "lpd_l_256.pth").is_file()
     assert {p.name for p in (tmp_path / "weights").iterdir()} == {"lpd_l_256.pth", "SHA256SUMS"}
 

@@ -202,20 +202,31 @@ class TestHub:
             {"model": load_file(tokenizer_folder / "model.safetensors")},
             tmp_path / "LlamaGen" / "vq_ds16_c2i.pt",
         )
+        (tmp_path / "texts").mkdir()
+        torch.save(
+            {"model": load_file(tokenizer_folder / "model.safetensors"), "steps": 7},
+            tmp_path / "texts" / "vq_ds16_t2i.pt",
+        )
         hub = {
             "endpoint": serve_hub(
-                {"FoundationVision/LlamaGen": tmp_path / "LlamaGen", "my/own": tokenizer_folder}
+                {
+                    "FoundationVision/LlamaGen": tmp_path / "LlamaGen",
+                    "peizesun/llamagen_t2i": tmp_path / "texts",
+                    "my/own": tokenizer_folder,
+                }
             ),
             "cache_dir": tmp_path / "cache",
         }
+        of_texts = load_tokenizer("peizesun/llamagen_t2i", CPU, **hub)
         published = load_tokenizer(None, CPU, **hub)
+        assert published.sha256 != of_texts.sha256
         again = load_tokenizer("FoundationVision/LlamaGen", CPU, **hub)
         published.save(tmp_path / "saved")
         saved = load_tokenizer(tmp_path / "saved", CPU)
         assert published.sha256 == again.sha256 == saved.sha256 != expected.sha256
         own = load_tokenizer("my/own", CPU, **hub)
         assert own.sha256 == expected.sha256
-        for tokenizer in (published, again, saved, own):
+        for tokenizer in (published, again, saved, own, of_texts):
             assert torch.equal(tokenizer.codebook, expected.codebook)
         with pytest.raises(InputError, match="nobody/has is neither a folder nor a repository"):
             load_tokenizer("nobody/has", CPU, **hub)

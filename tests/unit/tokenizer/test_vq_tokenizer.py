@@ -38,8 +38,19 @@ def test_codes_come_from_the_whole_vocabulary(tokenizer: VQTokenizer, images) ->
         lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
         lambda state: {"model": {f"module._orig_mod.{k}": v for k, v in state.items()}, "steps": 7},
         lambda state: {"model": {**state, "quantize.codebook_used": torch.zeros(65536)}},
+        lambda state: {
+            "model": state,
+            "ema": {key: value + 1 for key, value in state.items()},
+            "optimizer": {
+                "state": {0: {"step": torch.tensor(7.0)}},
+                "param_groups": [{"lr": 1e-4}],
+            },
+            "discriminator": {"conv.weight": torch.zeros(3)},
+            "steps": 7,
+            "args": argparse.Namespace(vq_model="VQ-16"),
+        },
     ],
-    ids=["bare", "args", "ddp", "compiled", "usage buffer"],
+    ids=["bare", "args", "ddp", "compiled", "usage buffer", "a whole training"],
 )
 @pytest.mark.parametrize("suffix", [".pt", ".pth"])
 def test_every_wrapping_gives_the_same_tokenizer(
