@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 
 from lpd.models.layers import Attend, RaggedAttend
 from lpd.orders.group_sizes import GroupSizes
@@ -84,9 +84,10 @@ class Visibility:
         """(T, T) boolean mask, true where the row (first axis) sees the other; (B, 1, T, T) of
         images of (B,) lengths."""
         rows = torch.arange(self.num_rows, device=self.group_of_row.device)
-        if lengths is None:
-            return self.sees(rows[:, None], rows[None, :])
-        return self.sees(rows[:, None], rows[None, :], lengths[:, None, None, None])
+        of_images = None if lengths is None else lengths[:, None, None, None]
+        # Some rows at a time: what leads to a mask takes several times its memory.
+        parts = [self.sees(some[:, None], rows, of_images) for some in rows.split(_BLOCK)]
+        return torch.cat(parts, dim=-2)
 
     def block_mask(self, lengths: Tensor | None = None) -> BlockMask:
         """The same mask for FlexAttention, which skips the blocks nobody sees."""
@@ -107,10 +108,7 @@ class Visibility:
     def _blocks_of_any_lengths(self) -> BlockMask:
         """The blocks of which something is seen at some lengths; those of which all is seen at any
         lengths are full. The longer an image, the more is seen."""
-        shortest, longest = (
-            _block_counts(self.dense_mask(torch.tensor([length], device=self.group_of_row.device)))
-            for length in (0, self.num_ragged)
-        )  # (1, 1, blocks, blocks) each
+        shortest, longest = (self._block_counts(length) for length in (0, self.num_ragged))
         full = shortest == _BLOCK**2
         return BlockMask.from_kv_blocks(
             *_ordered((longest > 0) & ~full),
@@ -119,13 +117,15 @@ class Visibility:
             seq_lengths=(self.num_rows, self.num_rows),
         )
 
-
-def _block_counts(mask: Tensor) -> Tensor:
-    """(..., T, T) -> (..., blocks, blocks) how many of each block's places are true."""
-    missing = -mask.shape[-1] % _BLOCK
-    padded = torch.nn.functional.pad(mask, (0, missing, 0, missing))
-    blocks = padded.unflatten(-1, (-1, _BLOCK)).unflatten(-3, (-1, _BLOCK))
-    return blocks.sum(dim=(-3, -1))
+    def _block_counts(self, length: int) -> Tensor:
+        """(1, 1, blocks, blocks) how much is seen in each block of an image of a length."""
+        rows = torch.arange(self.num_rows, device=self.group_of_row.device)
+        of_image = rows.new_tensor(length)
+        counts = [
+            self.sees(some[:, None], rows, of_image).sum(dim=0) for some in rows.split(_BLOCK)
+        ]  # (T,) each
+        padded = pad(torch.stack(counts), (0, -self.num_rows % _BLOCK))
+        return padded.unflatten(-1, (-1, _BLOCK)).sum(dim=-1)[None, None]
 
 
 def _ordered(blocks: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,7 +142,19 @@ def dense_attention(visibility: Visibility, lengths: Tensor | None = None) -> At
         lengths: (B,) the images', where they have any.
     """
     mask = visibility.dense_mask(lengths)
-    return functools.partial(scaled_dot_product_attention, attn_mask=mask)
+    if lengths is None:
+        return functools.partial(scaled_dot_product_attention, attn_mask=mask)
+
+    @functools.cache
+    def bias(dtype: torch.dtype) -> Tensor:
+        return mask.new_zeros((), dtype=dtype).where(mask, -torch.inf)
+
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        # Of a boolean mask every block would make such numbers of its own, and keep them for its
+        # gradient: at 1024 pixels 277 MB for each image.
+        return scaled_dot_product_attention(q, k, v, attn_mask=bias(q.dtype))
+
+    return attend
 
 
 def sparse_attention(

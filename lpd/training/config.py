@@ -12,7 +12,13 @@ import tyro
 from lpd.errors import InputError
 from lpd.evaluation.features.names import INCEPTION
 from lpd.launcher import world_size
-from lpd.models.presets import STRIDE, preset_shape
+from lpd.models.presets import (
+    STRIDE,
+    TEXT_LENGTH,
+    TEXT_WIDTH,
+    preset_conditioning,
+    preset_shape,
+)
 from lpd.options import Flat, flatten
 from lpd.orders.mixture import RANDOM_NAME, OrderMixOptions
 from lpd.orders.registry import LOCALITY_NAME, find_order, free_order_names
@@ -283,12 +289,16 @@ class TrainConfig:
         }
 
     def workload(self) -> Workload:
-        """What a process computes, for codes of the published tokenizer and ImageNet's classes."""
+        """What a process computes, for codes of the published tokenizer, and ImageNet's classes or
+        texts of the usual width and length."""
         depth, dim, num_heads = preset_shape(self.model)
+        has_texts = preset_conditioning(self.model) == "text"
         return Workload(
             depth=depth,
             dim=dim,
             num_heads=num_heads,
+            text_width=TEXT_WIDTH if has_texts else 0,
+            text_length=TEXT_LENGTH if has_texts else 0,
             num_positions=max(1, self.img_size // STRIDE) ** 2,
             batch_size=self.batch_size,
             bf16=self.bf16,

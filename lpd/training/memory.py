@@ -1,8 +1,12 @@
 """How much memory a training needs in each process, from its shapes alone.
 
 B images of N codes are computed at a time, in T = 2N rows of width D through L blocks, with V codes
-to choose from. A step holds the most either where the loss is made, or where its gradient is, or
-where a block's gradients are; :func:`memory_of` takes the largest of these moments.
+to choose from. Of texts there are t rows more, padding among them, which are made of hidden states
+of width E. With t = 128 there are 640, 2176 and 8320 rows at 256, 512 and 1024 pixels: multiples of
+the 128 rows of FlexAttention's blocks, so that nothing is padded again.
+
+A step holds the most either where the loss is made, or where its gradient is, or where a block's
+gradients are; :func:`memory_of` takes the largest of these moments.
 
 Counted are tensors. On top of them come the CUDA context and cuBLAS's and NCCL's own memory, about
 1 to 2 GiB together, what the allocator cannot use of its blocks, and a checkpoint's copies, which
@@ -38,6 +42,11 @@ class Workload:
     vocab_size: int = VOCAB_SIZE
     """V."""
     num_classes: int = NUM_CLASSES
+    """Of a model of classes."""
+    text_width: int = 0
+    """E, of a model of texts."""
+    text_length: int = 0
+    """t, of a model of texts; 0 is for one of classes."""
     batch_size: int
     """B, of one forward pass."""
     bf16: bool = False
@@ -61,7 +70,12 @@ class Workload:
     @property
     def num_rows(self) -> int:
         """T of all images."""
-        return self.batch_size * 2 * self.num_positions
+        return self.batch_size * (self.text_length + 2 * self.num_positions)
+
+    @property
+    def num_text_rows(self) -> int:
+        """t of all images."""
+        return self.batch_size * self.text_length
 
     @property
     def itemsize(self) -> int:
@@ -80,10 +94,24 @@ class Workload:
         return self.vocab_size * self.dim
 
     @property
+    def text_linears(self) -> int:
+        """Parameters of the two linear layers that make rows of texts."""
+        if not self.text_length:
+            return 0
+        return self.text_width * self.dim + self.dim**2 + 2 * self.dim
+
+    @property
+    def conditions(self) -> int:
+        """Parameters of classes or texts."""
+        if not self.text_length:
+            return self.num_classes * self.dim
+        return self.text_length * self.dim + self.text_width + self.text_linears
+
+    @property
     def parameters_outside_blocks(self) -> int:
         """Parameters that FSDP2 shares out together: embeddings, head and all norms."""
-        rows = self.vocab_size + self.num_classes + 2 * 2 * self.depth + 2 * 2
-        return rows * self.dim + self.parameters_of_one_row + self.head
+        rows = self.vocab_size + 2 * 2 * self.depth + 2 * 2
+        return rows * self.dim + self.conditions + self.parameters_of_one_row + self.head
 
     @property
     def parameters_of_one_row(self) -> int:
@@ -171,7 +199,9 @@ def _forward_end(workload: Workload) -> _Moment:
     and autocast remembers all copies."""
     rows = _FLOAT32 * workload.dim * workload.batch_size * workload.num_positions
     return _Moment(
-        weight_copies=_block_copies(workload, workload.depth) + _head_copy(workload),
+        weight_copies=_block_copies(workload, workload.depth)
+        + _head_copy(workload)
+        + _text_copies(workload),
         borrowed=_borrowed(workload),
         activations=_kept(workload, workload.depth) + _kept_by_head(workload),
         working=2 * _logits(workload) + (rows if workload.bf16 else 0) + _early_gradients(workload),
@@ -183,7 +213,8 @@ def _loss_backward(workload: Workload) -> _Moment:
     chunks the gradients that are there already."""
     return _Moment(
         weight_copies=_block_copies(workload, _num_kept(workload, workload.depth))
-        + _head_copy(workload),
+        + _head_copy(workload)
+        + _text_copies(workload),
         borrowed=_borrowed(workload),
         activations=_kept(workload, workload.depth) + _kept_by_head(workload),
         working=_early_gradients(workload) or 3 * _logits(workload),
@@ -205,7 +236,8 @@ def _block_backward(workload: Workload, block: int) -> _Moment:
         working = max(working, _recomputing_row(workload)) + _block_row(workload)
         working -= _FLOAT32 * workload.dim  # its input is kept
     return _Moment(
-        weight_copies=_block_copies(workload, _num_kept(workload, block) + 1),
+        weight_copies=_block_copies(workload, _num_kept(workload, block) + 1)
+        + _text_copies(workload),
         borrowed=_borrowed(workload) + _borrowed_gradients(workload),
         activations=_kept(workload, block + 1),
         working=workload.num_rows * working,
@@ -246,10 +278,18 @@ def _input_bytes(workload: Workload) -> int:
 
 
 def _kept(workload: Workload, num_blocks: int) -> int:
-    """Bytes kept by the first blocks and the norm before them."""
+    """Bytes kept by the first blocks, the norm before them and what makes rows of texts."""
     kept = _num_kept(workload, num_blocks)
     inputs = (num_blocks - kept + 1) * _input_bytes(workload)
-    return kept * workload.num_rows * _block_row(workload) + inputs
+    texts = workload.num_text_rows * _text_row(workload)
+    return kept * workload.num_rows * _block_row(workload) + inputs + texts
+
+
+def _text_row(workload: Workload) -> int:
+    """Bytes that are kept of a row of text: hidden states in float32 before their norm, and the
+    inputs of the first linear layer, of GELU and of the second one."""
+    inputs = workload.itemsize * (workload.text_width + 2 * workload.dim)
+    return _FLOAT32 * workload.text_width + inputs + _FLOAT32
 
 
 def _kept_by_head(workload: Workload) -> int:
@@ -287,6 +327,10 @@ def _block_copies(workload: Workload, num_blocks: int) -> int:
 
 def _head_copy(workload: Workload) -> int:
     return _BFLOAT16 * workload.head if workload.bf16 else 0
+
+
+def _text_copies(workload: Workload) -> int:
+    return _BFLOAT16 * workload.text_linears if workload.bf16 else 0
 
 
 def _borrowed(workload: Workload) -> int:

@@ -130,3 +130,23 @@ def test_one_graph_serves_all_schedules_and_lengths(monkeypatch: pytest.MonkeyPa
             expected = dense_attention(visibility, lengths)(q, k, v)
             torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
     assert len(compiled) == 1
+
+
+def test_blocks_share_the_numbers_of_a_mask() -> None:
+    """Each would otherwise keep (B, 1, T, T) of its own for its gradient."""
+    visibility = Visibility.of_group_sizes((1, 95), CPU, 41, 40)
+    attend = dense_attention(visibility, torch.tensor([7, 40]))
+    x = torch.randn(2, 4, visibility.num_rows, 8, requires_grad=True)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y = x
+        for _ in range(3):
+            y = attend(y, y, y)
+    masks = [size for size in kept.values() if size >= 4 * 2 * visibility.num_rows**2]
+    assert masks == [4 * 2 * visibility.num_rows**2]

@@ -26,7 +26,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from lpd.distributed import World
+from lpd.models.condition import TextCondition
 from lpd.models.lpd import LPD, PRESETS
+from lpd.models.presets import TEXT_LENGTH, TEXT_WIDTH
+from lpd.pretrained import config_of_preset
 from lpd.training import config as config_module
 from lpd.training.batch import Batch
 from lpd.training.config import TrainConfig
@@ -123,9 +126,13 @@ class Lived:
     peak: int
 
 
-def live_bytes(config: TrainConfig, world: World) -> Lived:
+def live_bytes(config: TrainConfig, world: World, *, of_texts: bool = False) -> Lived:
     """What lives after the second step, and at most during it."""
     setup = TrainingSetup(config, world)
+    attention: Callable[..., Any] = LikeFlexAttention.apply
+    if of_texts:
+        setup.model_config = dataclasses.replace(setup.model_config, conditioning="text")
+        attention = lambda _lengths: LikeFlexAttention.apply  # noqa: E731
     size = config.batch_size * config.accumulation_steps
     with contextlib.ExitStack() as stack:
         if world.size > 1:
@@ -135,9 +142,7 @@ def live_bytes(config: TrainConfig, world: World) -> Lived:
             )
         # Fake tensors cannot be moved, only made where they are.
         stack.enter_context(mock.patch.object(LPD, "to", lambda model, _device: model))
-        stack.enter_context(
-            mock.patch.object(Trainer, "_make_attention", return_value=LikeFlexAttention.apply)
-        )
+        stack.enter_context(mock.patch.object(Trainer, "_make_attention", return_value=attention))
         stack.enter_context(mock.patch("torch.nn.functional.dropout", dropout_with_a_mask))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         live = stack.enter_context(LiveBytes())
@@ -145,9 +150,13 @@ def live_bytes(config: TrainConfig, world: World) -> Lived:
         trainer = Trainer(setup)
         trainer.parallel_model.train()
         num_positions = setup.model_config.num_positions
+        condition: Any = torch.zeros(size, dtype=torch.int64)
+        if of_texts:
+            features = torch.zeros(size, TEXT_LENGTH, TEXT_WIDTH, dtype=torch.bfloat16)
+            condition = TextCondition(features, condition)
         batch = Batch(
             tokens=torch.zeros(size, num_positions, dtype=torch.int64),
-            condition=torch.zeros(size, dtype=torch.int64),
+            condition=condition,
             orders=torch.zeros(size, num_positions, dtype=torch.int64),
             group_sizes=setup.schedules[0],
         )
@@ -206,6 +215,45 @@ def test_the_estimate_is_what_lives_at_most(
     assert lived.between_steps == pytest.approx(states, rel=1e-3)
     assert memory.total == pytest.approx(lived.peak, rel=TOLERANCE)
     assert (memory.borrowed, memory.average > 0) == (0, config.ema_decay is not None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": "lpd_tiny", "batch_size": 16},  # where texts are most of it
+        {"bf16": True, "img_size": 512, "batch_size": 8},
+        {"bf16": True, **SAVING, "img_size": 1024, "batch_size": 2},
+    ],
+    ids=str,
+)
+def test_the_estimate_of_a_model_of_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    monkeypatch.setitem(PRESETS, "lpd_test", SHORT_L)
+    config = settings(tmp_path, **{"model": "lpd_test", **changes})
+    lived = live_bytes(config, World(), of_texts=True)
+    of_texts = {"text_width": TEXT_WIDTH, "text_length": TEXT_LENGTH}
+    memory = memory_of(dataclasses.replace(config.workload(), **of_texts))
+    assert memory.weights == lived.parameters
+    assert memory.total == pytest.approx(lived.peak, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("img_size", [256, 512, 1024])
+def test_presets_of_texts(tmp_path: Path, img_size: int) -> None:
+    """Rows that FlexAttention need not pad, and as many parameters as the models have."""
+    config = TrainConfig(
+        cached_path=tmp_path, output_dir=tmp_path, model="lpd_t2i_l", img_size=img_size
+    )
+    workload = config.workload()
+    model_config = config_of_preset("lpd_t2i_l", img_size=img_size)
+    with torch.device("meta"):
+        model = LPD(model_config)
+    assert workload.num_parameters == sum(p.numel() for p in model.parameters())
+    rows = model.conditioning.num_rows + 2 * model_config.num_positions - 1
+    assert workload.num_rows == rows * workload.batch_size
+    assert rows == {256: 640, 512: 2176, 1024: 8320}[img_size]
+    assert rows % 128 == 0
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Where a training's time goes, and how much arithmetic it is."""
 
+import dataclasses
 import sys
 import types
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from lpd.distributed import World
+from lpd.models.condition import TextCondition
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.models.visibility import Visibility
 from lpd.pretrained import config_of_preset
@@ -85,6 +87,27 @@ def pairs_of_one_pass() -> int:
 def test_rows_see_what_the_mask_says(sizes: tuple[int, ...], num_prefix: int) -> None:
     visibility = Visibility.of_group_sizes(sizes, torch.device("cpu"), num_prefix)
     assert visible_pairs(sizes, num_prefix) == int(visibility.dense_mask().sum())
+
+
+def test_rows_see_what_the_mask_of_a_length_says() -> None:
+    visibility = Visibility.of_group_sizes((1, 3, 5), torch.device("cpu"), 6, 5)
+    for length in range(6):
+        mask = visibility.dense_mask(torch.tensor([length]))
+        assert visible_pairs((1, 3, 5), 6, 5 - length) == int(mask.sum())
+
+
+def test_a_model_of_texts_makes_rows_of_them(tiny_config: LPDConfig) -> None:
+    config = dataclasses.replace(tiny_config, conditioning="text", text_width=24, text_length=5)
+    model = LPD(config)
+    tokens, orders = torch.zeros(3, 16, dtype=torch.int64), torch.arange(16).expand(3, 16)
+    texts = TextCondition(torch.zeros(3, 5, 24), torch.tensor([0, 2, 4]))
+    with FlopCounterMode(display=False) as counter:  # without attention
+        model(tokens, texts, orders, lambda _lengths: lambda q, k, v: q).sum().backward()
+    counted = counter.get_total_flops() / 3
+    # Padding is in it. Attention is of texts of the mean length, by default of the longest.
+    for length, given in ((5, None), (2, 2.0)):
+        attention = 3 * 2 * config.depth * 2 * config.dim * visible_pairs((16,), 6, 5 - length)
+        assert flops_per_image(model, [(16,)], given) - attention == pytest.approx(counted)
 
 
 def test_attention_is_the_mean_over_the_schedules(tiny_config: LPDConfig) -> None:
