@@ -65,13 +65,13 @@ def check_port(port: int) -> None:
             ) from error
 
 
-def serve(studio: "Studio", port: int, ready: Callable[[str], None]) -> None:
-    """Serve a model's page until Ctrl-C.
+@contextmanager
+def served(studio: "Studio", port: int) -> Iterator[str]:
+    """Serve a model's page in threads; gives its address, which can be opened at once.
 
     Args:
         studio: the model.
         port: where to listen.
-        ready: called with the page's address once it can be opened.
     """
     from scripts.demo_page.page import STYLE, build_page, theme
 
@@ -95,7 +95,19 @@ def serve(studio: "Studio", port: int, ready: Callable[[str], None]) -> None:
         css_paths=STYLE,
     )
     try:
-        ready(address)
-        threading.Event().wait()
+        yield address
     finally:
         page.close(verbose=False)
+
+
+def serve(studio: "Studio", port: int, ready: Callable[[str], None]) -> None:
+    """Serve a model's page until Ctrl-C.
+
+    Args:
+        studio: the model.
+        port: where to listen.
+        ready: called with the page's address once it can be opened.
+    """
+    with served(studio, port) as address:
+        ready(address)
+        threading.Event().wait()

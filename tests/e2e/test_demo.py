@@ -5,7 +5,7 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -310,6 +310,25 @@ def test_a_generation_is_stopped(demo: Demo) -> None:
     fill(page, "generate-passes", "5")
     page.click("#generate-button")
     wait_until_done(page, "generate", "64 cells in 5 passes")
+
+
+def test_a_model_of_the_hub_is_shown_by_its_name(
+    demo: Demo, tmp_path: Path, serve_hub: Callable[[Mapping[str, Path]], str]
+) -> None:
+    demo.pipe.save_pretrained(tmp_path / "saved")
+    hub = {"HF_ENDPOINT": serve_hub({"my/classes": tmp_path / "saved"}), "HF_HUB_OFFLINE": "0"}
+    home = str(tmp_path / "cache")
+    with running_demo("--model", "my/classes", "--device", "cpu", HF_HOME=home, **hub) as (
+        there,
+        _,
+    ):
+        page = demo.seen.page
+        page.goto(there)
+        assert "my/classes: 32 × 32 pixels" in page.locator("#heading").inner_text()
+        fill(page, "generate-passes", "6")
+        page.click("#generate-button")
+        wait_until_done(page, "generate", "64 cells in 6 passes; class red panda (0)")
+        check_shown(page, "generate", demo.pipe(0, **demo.options(6)))
 
 
 def start(*flags: str, cwd: Path) -> subprocess.CompletedProcess[str]:
