@@ -45,6 +45,7 @@ INNER_LAYERS = {
         ["measures"],
         ["images", "plan_loss"],
         ["generated"],
+        ["prompts"],
     ],
 }
 FILES = sorted((ROOT / "lpd").rglob("*.py"))

@@ -30,6 +30,7 @@ from lpd.evaluation.generated.chunks import (
 from lpd.evaluation.generated.computing import compute_result, samples_of
 from lpd.evaluation.generated.cores import sharing_cores
 from lpd.evaluation.generated.folder import open_folder, output_origin
+from lpd.evaluation.generated.kinds import check_conditioning
 from lpd.evaluation.generated.report import SettingResult
 from lpd.evaluation.generated.setting import EvalConfig, Setting
 from lpd.evaluation.generated.speed import flip_rate, measure_speed
@@ -72,6 +73,7 @@ def run_evaluation(config: EvalConfig, world: World) -> list[SettingResult]:
             configuration; before any work.
     """
     with world.together():
+        check_conditioning(config)
         model = load_model(
             config.pretrained_ckpt, world.device, preset=config.model, img_size=config.img_size
         )

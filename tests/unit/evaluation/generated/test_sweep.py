@@ -713,6 +713,20 @@ class TestRefusedBeforeAnyWork:
                 message, make_config, order=("lpd",), group_sizes="1,15", lpd_order_file=path
             )
 
+    def test_models_of_texts(self, make_config, make_text_model, tmp_path):
+        """Before their weights are read, and whatever img_size is."""
+        model = make_text_model()
+        save_pretrained(tmp_path / "text", model, model.config)
+        (tmp_path / "text.pth").write_bytes(b"")
+        for where, preset in (("text", None), ("text.pth", "lpd_t2i_l")):
+            self.refuse(
+                r"is a model of text, .* scripts/prompt_images\.py",
+                make_config,
+                pretrained_ckpt=tmp_path / where,
+                model=preset,
+                img_size=256,
+            )
+
     def test_missing_files(self, make_config, tmp_path):
         for name in ("pretrained_ckpt", "vqgan_path", "reference"):
             self.refuse("absent", make_config, **{name: tmp_path / "absent"})
