@@ -2,7 +2,8 @@
 own scorer has written, or by a CLIP.
 
 python scripts/prompt_scores.py --benchmark geneval --results results.jsonl --output_dir OUT
-python scripts/prompt_scores.py --benchmark dpg --results dpg-bench_results.txt --output_dir OUT
+python scripts/prompt_scores.py --benchmark dpg --results dpg-bench_results.txt \
+    --questions dpg_bench.csv --output_dir OUT
 python scripts/prompt_scores.py --clip CLIP --images IMAGES --output_dir OUT
 
 IMAGES is what scripts/prompt_images.py has written, of any layout. How images compare with those of

@@ -8,22 +8,22 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Mean:
-    """A mean over images."""
+    """A mean over images, or over what is asked of them."""
 
     value: float
     error: float | None
     """Its standard error; None where nothing tells it."""
-    images: int
-    """How many images it is of."""
+    count: int
+    """How many numbers it is of."""
     prompts: int
     """How many prompts they have."""
 
-    def plain(self, name: str) -> dict[str, Any]:
-        """As JSON holds it, the mean under a name and its error beside it."""
+    def plain(self, name: str, of: str = "images") -> dict[str, Any]:
+        """As JSON holds it: the mean under a name, its error beside it, and what it is of."""
         return {
             name: self.value,
             f"{name}_error": self.error,
-            "images": self.images,
+            of: self.count,
             "prompts": self.prompts,
         }
 
@@ -48,7 +48,7 @@ def mean_of_images(values: Sequence[float], prompts: Sequence[Hashable]) -> Mean
     if count > 1:
         squares = math.fsum(each * each for each in deviations.values())
         error = math.sqrt(squares * count / (count - 1)) / len(values)
-    return Mean(value=mean, error=error, images=len(values), prompts=count)
+    return Mean(value=mean, error=error, count=len(values), prompts=count)
 
 
 def mean_of_means(means: Mapping[str, Mean]) -> Mean:
@@ -60,6 +60,6 @@ def mean_of_means(means: Mapping[str, Mean]) -> Mean:
     return Mean(
         value=math.fsum(each.value for each in means.values()) / len(means),
         error=error,
-        images=sum(each.images for each in means.values()),
+        count=sum(each.count for each in means.values()),
         prompts=sum(each.prompts for each in means.values()),
     )

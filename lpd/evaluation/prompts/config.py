@@ -92,11 +92,18 @@ class PromptScoresConfig:
     """The file that the scorer has written."""
     output_dir: Path
     """Where results.json goes."""
+    questions: Path | None = None
+    """DPG-Bench's dpg_bench.csv, for the scores of its categories over all images, with errors."""
     published_row: str | None = None
     """A published result, such as lpd_t2i_l_1024_64, which is told beside the score."""
 
     def __post_init__(self) -> None:
-        find_benchmark(self.benchmark)
+        benchmark = find_benchmark(self.benchmark)
+        if self.questions is not None and not benchmark.has_questions:
+            raise InputError(
+                f"questions {self.questions} are not for {self.benchmark}, whose file tells its "
+                "tasks: leave --questions out"
+            )
         if self.published_row is not None:
             find_row(self.published_row, self.benchmark)
 

@@ -8,9 +8,10 @@ from lpd.evaluation.images.results import Results
 from lpd.evaluation.measures import tables
 from lpd.evaluation.measures.metrics import Number
 from lpd.evaluation.measures.records import RESULTS_NAME, SETTINGS_NAME
-from lpd.evaluation.prompts.benchmark_files import Benchmark, Scores, find_benchmark
+from lpd.evaluation.prompts.benchmark_files import Benchmark, find_benchmark
 from lpd.evaluation.prompts.config import PromptScoresConfig
 from lpd.evaluation.prompts.published import PAPER, PublishedScore, find_row
+from lpd.evaluation.prompts.reading import Scores
 from lpd.files import read_json, sha256_of_file, write_json
 from lpd.provenance import Origin
 
@@ -25,9 +26,14 @@ def run_scores(config: PromptScoresConfig) -> Results:
         InputError: the file is damaged or another one, or the output folder is of another.
     """
     benchmark = find_benchmark(config.benchmark)
-    scores = benchmark.read(config.results)
+    scores = benchmark.read(config.results, config.questions)
+    asked = None if config.questions is None else sha256_of_file(config.questions)
     origin = Origin(
-        values={"benchmark": benchmark.name, "results": sha256_of_file(config.results)},
+        values={
+            "benchmark": benchmark.name,
+            "results": sha256_of_file(config.results),
+            "questions": asked,
+        }
     )
     origin.check_file(config.output_dir / SETTINGS_NAME, remedy="give another --output_dir")
     write_json(config.output_dir / SETTINGS_NAME, origin.plain())
@@ -41,15 +47,17 @@ def run_scores(config: PromptScoresConfig) -> Results:
 
 
 def _results(scores: Scores, row: PublishedScore | None) -> dict[str, Any]:
-    overall = scores.overall.plain("overall")
+    overall = scores.overall
     published = None
     if row is not None:
         published = {"paper": PAPER, "name": row.name, **dataclasses.asdict(row)}
     return {
-        "images": overall.pop("images"),
-        "prompts": overall.pop("prompts"),
-        "metrics": {**overall, **scores.more},
-        "categories": {tag: mean.plain("accuracy") for tag, mean in scores.categories.items()},
+        "images": scores.images,
+        "prompts": overall.prompts,
+        "metrics": {"overall": overall.value, "overall_error": overall.error, **scores.more},
+        "categories": {
+            tag: mean.plain("accuracy", scores.of) for tag, mean in scores.categories.items()
+        },
         "told_categories": scores.told,
         "published": published,
         "warnings": list(scores.warnings),
@@ -64,17 +72,19 @@ def _show(benchmark: Benchmark, scores: Scores, row: PublishedScore | None) -> N
         Number(key="name", heading=benchmark.name, format="{}"),
         Number(key="score", heading="score", format=shown),
         Number(key="images", heading="images", format="{}"),
+        Number(key="answers", heading="answers", format="{}"),
         Number(key="prompts", heading="prompts", format="{}"),
     )
     rows: list[dict[str, Any]] = [
-        {"name": tag, **mean.plain("score")} for tag, mean in scores.categories.items()
+        {"name": tag, **mean.plain("score", scores.of)} for tag, mean in scores.categories.items()
     ]
-    rows += [
-        {"name": name, "score": value}
-        for level in scores.told.values()
-        for name, value in level.items()
-    ]
-    rows.append({"name": "overall", **scores.overall.plain("score")})
+    if not rows:
+        rows += [
+            {"name": f"{name}, as told", "score": value}
+            for level in scores.told.values()
+            for name, value in level.items()
+        ]
+    rows.append({"name": "overall", **scores.overall.plain("score"), "images": scores.images})
     if row is not None:
         rows.append({"name": f"published: {row.name}", "score": row.score})
     print(tables.table(rows, columns))

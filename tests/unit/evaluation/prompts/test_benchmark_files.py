@@ -1,5 +1,6 @@
 """Scorers' files: what benchmarks make of them, and by which line a bad one is named."""
 
+import csv
 import json
 import random
 
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 
 from lpd.errors import InputError
 from lpd.evaluation.prompts.accuracy import mean_of_images
-from lpd.evaluation.prompts.benchmark_files import read_dpg, read_geneval
 from lpd.evaluation.prompts.config import PromptScoresConfig
+from lpd.evaluation.prompts.dpg import read_dpg
+from lpd.evaluation.prompts.geneval import read_geneval
 from lpd.evaluation.prompts.published import GENEVAL_PROMPTS, ROWS
 from lpd.evaluation.prompts.scores import run_scores
 
@@ -83,9 +85,9 @@ def test_geneval_is_the_mean_over_its_tasks(tmp_path):
     assert list(scores.categories) == list(GENEVAL_PROMPTS)
     for tag, mean in scores.categories.items():
         assert round(100 * mean.value, 2) == pytest.approx(MEASURED[tag], abs=0.011)
-        assert mean.images == 4 * GENEVAL_PROMPTS[tag]
+        assert mean.count == 4 * GENEVAL_PROMPTS[tag]
     assert round(100 * scores.overall.value, 2) == MEASURED_OVERALL
-    assert (scores.overall.images, scores.overall.prompts) == (2212, 553)
+    assert (scores.images, scores.overall.prompts) == (2212, 553)
     assert scores.warnings == ()
     assert scores.more["correct_images"] == sum(row["correct"] for row in rows) / 2212
     solved = {row["metadata"] for row in rows if row["correct"]}
@@ -167,12 +169,14 @@ def test_dpg_is_the_mean_over_its_prompts(tmp_path, dpg_scores, per_prompt):
     means = 100 * np.array(list(taken.values())).mean(1)
     assert scores.overall.value == pytest.approx(means.mean())
     assert scores.overall.error == pytest.approx(means.std(ddof=1) / np.sqrt(20))
-    assert (scores.overall.images, scores.overall.prompts) == (20 * per_prompt, 20)
+    assert (scores.images, scores.overall.prompts) == (20 * per_prompt, 20)
     assert scores.told == {
         "L1": {"entity": 86.05101711333548, "global": 90.9},
         "L2": {"entity - part": 71.5, "global ": 89.0},
     }
-    assert "20 of DPG-Bench's 1065 prompts" in scores.warnings[0]
+    prompts, categories = scores.warnings
+    assert "20 of DPG-Bench's 1065 prompts" in prompts
+    assert "give --questions dpg_bench.csv" in categories
 
 
 @pytest.mark.parametrize(
@@ -198,6 +202,100 @@ def test_a_bad_file_of_dpg_is_named(tmp_path, dpg_scores, change, told):
     file.write_text(change(dpg_text(dpg_scores)))
     with pytest.raises(InputError, match=told):
         read_dpg(file)
+
+
+@pytest.fixture
+def answered(tmp_path):
+    """What is asked of three prompts of four images each, and answered; by category the answers of
+    each prompt. Gives the scorer's file, the questions and the answers by category and prompt."""
+    asked = [  # the scorer passes over the first question of all
+        ("k0", "entity - whole (dog)", "Is there a dog?"),
+        ("k0", "entity - whole (a, cat)", "Is there a cat, or not?"),
+        ("k0", "attribute - color (cat, red)", "Is the cat red?"),
+        ("k1", "global - ", "Is this a photo?"),
+        ("k1", "entity - part (leg)", "Is there a leg?"),
+        ("k2", "entity - whole (leg)", "Is there a leg?"),
+        ("k2", "entity - part (leg, left)", "Is there a leg?"),
+    ]
+    generator = random.Random(0)
+    answers, scores, lines = {}, {}, []
+    for key in ("k0", "k1", "k2"):
+        for number in range(4):
+            box = (4 * (number % 2), 4 * (number // 2), 4 * (number % 2) + 4, 4 * (number // 2) + 4)
+            right = []
+            for item, proposition, question in asked[1:]:
+                if item == key:
+                    answer = generator.choice(["yes", "no", "yes, it is", ""])
+                    right.append(float(answer == "yes"))
+                    lines.append(f"/out, 1/{key}.png, {box}, {question}, {answer}")
+                    answers.setdefault(proposition.split("(")[0].strip(), []).append(
+                        (key, right[-1])
+                    )
+            scores.setdefault(key, []).append(sum(right) / len(right))
+    file, questions = tmp_path / "scored.txt", tmp_path / "dpg_bench.csv"
+    file.write_text(dpg_text(scores, "/out, 1"))
+    # Several processes write in turns.
+    blocks = ["\n".join(lines[k : k + 2]) for k in range(0, len(lines), 2)]
+    generator.shuffle(blocks)
+    (tmp_path / "scored_detail.txt").write_text("\n".join(blocks) + "\n")
+    with questions.open("w", newline="") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(["item_id", "text", "proposition_id", "tuple", "question_natural_language"])
+        writer.writerows([item, "a, text", 1, what, question] for item, what, question in asked)
+    return file, questions, answers
+
+
+def test_dpgs_categories_are_of_all_images(answered):
+    file, questions, answers = answered
+    scores = read_dpg(file, questions)
+    expected = dict(answers)
+    expected["entity"] = answers["entity - whole"] + answers["entity - part"]
+    expected["attribute"] = answers["attribute - color"]
+    expected["global"] = answers["global -"]
+    assert list(scores.categories) == sorted(expected)
+    for name, each in expected.items():
+        mean = scores.categories[name]
+        assert mean.value == pytest.approx(100 * np.mean([right for _, right in each]))
+        assert (mean.count, mean.prompts) == (len(each), len({key for key, _ in each}))
+        assert (mean.error is None) == (mean.prompts == 1)
+    assert len(scores.warnings) == 1  # of the number of prompts
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda text: "x\n" + text, "line 1 of .*_detail.txt is no line of DPG-Bench's scorer"),
+        (lambda text: text.replace("a photo?", "a scan?"), "line .* has a question that --quest"),
+        (lambda text: text + text.split("\n")[0], "line .* has a question that --questions does"),
+        (
+            lambda text: text.replace("(4, 4, 8, 8)", "(0, 0, 4, 4)", 1),
+            "line .* has a question|not",
+        ),
+        (lambda text: text.replace("k1.png", "k0.png"), "line .* has a question that --questions"),
+        (
+            lambda text: "\n".join(line for line in text.split("\n") if "k1" not in line),
+            "are not those that were scored",
+        ),
+    ],
+)
+def test_bad_answers_are_named(answered, change, told):
+    file, questions, _ = answered
+    answers = file.with_name("scored_detail.txt")
+    answers.write_text(change(answers.read_text()))
+    with pytest.raises(InputError, match=told):
+        read_dpg(file, questions)
+
+
+def test_other_questions_are_refused(answered):
+    file, questions, _ = answered
+    questions.write_text("item_id,text\nk0,a")
+    with pytest.raises(InputError, match=r"line 2 of .*csv must have item_id, tuple, question"):
+        read_dpg(file, questions)
+    questions.write_bytes(b"item_id,tuple,question_natural_language\n" + b"x" * 200_000)
+    with pytest.raises(InputError, match=r"line 1 of .*csv: field larger than field limit"):
+        read_dpg(file, questions)
+    with pytest.raises(InputError, match=r"cannot read .*none"):
+        read_dpg(file, questions.with_name("none"))
 
 
 def test_results_are_written_and_shown(tmp_path, capsys):
@@ -234,4 +332,11 @@ def test_wrong_options_are_refused(tmp_path, benchmark, row, told):
     with pytest.raises(InputError, match=told):
         PromptScoresConfig(
             benchmark=benchmark, results=tmp_path, output_dir=tmp_path, published_row=row
+        )
+
+
+def test_questions_are_for_dpg_alone(tmp_path):
+    with pytest.raises(InputError, match="are not for geneval"):
+        PromptScoresConfig(
+            benchmark="geneval", results=tmp_path, output_dir=tmp_path, questions=tmp_path
         )

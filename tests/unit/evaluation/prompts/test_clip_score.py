@@ -19,6 +19,7 @@ from tests.unit.evaluation.prompts.painting import Painter
 transformers = pytest.importorskip("transformers")
 pre_tokenizers = pytest.importorskip("tokenizers").pre_tokenizers
 
+pytestmark = pytest.mark.slow  # transformers takes seconds to import
 CPU = torch.device("cpu")
 PROMPTS = ["a red three", "eine grüne Sieben", "a red three", "six and " * 9]
 

@@ -15,10 +15,11 @@ from lpd.errors import InputError
 from lpd.evaluation.prompts.layouts import LAYOUTS
 from lpd.evaluation.prompts.manifest import read_manifest
 from lpd.locks import LOCK_NAME
+from lpd.pipeline_options import PipelineOptions
 from tests.unit.evaluation.prompts.painting import SIZE, Painter, picture
 
 PROMPTS = ["a red three", "eine grüne Sieben", "赤い三", "a red three", "six"]
-SHOWN = (1.0, 20)
+SHOWN = (1.0, PipelineOptions().decoding.generation_steps)
 
 
 @pytest.fixture
