@@ -1,5 +1,5 @@
-"""What a call of the pipeline takes beside labels and a seed. No torch is needed, so that a command
-line can read the same options."""
+"""What a call of a pipeline takes beside labels, or prompts, and a seed. No torch is needed, so
+that a command line can read the same options."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,7 @@ from lpd.sampling.editing import EditSettings
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineOptions:
-    """What a call of the pipeline takes beside labels and a seed, as the command line calls it."""
+    """What a call takes beside labels, or prompts, and a seed, as the command line calls it."""
 
     decoding: Annotated[OrderOptions, Flat] = field(default_factory=OrderOptions)
     lpd_order_file: Path | str | None = None
@@ -24,7 +24,7 @@ class PipelineOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class OutpaintCall:
-    """What a call that continues images takes beside images and labels."""
+    """What a call that continues images takes beside images and labels, or prompts."""
 
     canvas: Annotated[OutpaintOptions, Flat] = field(default_factory=OutpaintOptions)
     settings: Annotated[EditSettings, Flat] = field(default_factory=EditSettings)

@@ -25,14 +25,14 @@ class PipelineResult:
     """n RGB images."""
     codes: npt.NDArray[np.int64]
     """(n, N) in raster order."""
-    labels: tuple[int | None, ...]
-    """The class of each image."""
+    labels: tuple[Any, ...]
+    """The class of each image, or its prompt; None for none."""
     plan: DecodePlan
     """The n orders, and their group sizes."""
     num_passes: int
     """How many passes each image took, with those that decoded codes again."""
     seconds: float
-    """Wall time of the call, from labels to images."""
+    """Wall time of the call, from labels or prompts to images."""
 
     @property
     def pass_of_cell(self) -> npt.NDArray[np.int64]:
@@ -48,8 +48,8 @@ class EditResult:
     """n RGB images."""
     sources: list[Image.Image]
     """What they were made of, as the tokenizer sees it; grey where the canvas goes beyond it."""
-    labels: tuple[int | None, ...]
-    """The class that each image was to show."""
+    labels: tuple[Any, ...]
+    """The class that each image was to show, or the prompt; None for none."""
     edited: Edited
     """Codes, plans and the rest as arrays."""
     seconds: float

@@ -12,9 +12,11 @@ import socket
 import sys
 import threading
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +32,7 @@ from lpd.data.code_cache import UNREADABLE, CacheIndex, CacheWriter
 from lpd.distributed import World
 from lpd.evaluation.features.extractors import Classifier, ClassifierConfig
 from lpd.models.lpd import LPD, LPDConfig
+from lpd.texts.identity import EncoderIdentity
 from lpd.tokenizer.vqgan import VQGAN, VQGANConfig
 from lpd.weights import save_pretrained
 
@@ -224,6 +227,34 @@ def make_text_model(text_config: LPDConfig) -> Callable[..., LPD]:
 def text_model(make_text_model: Callable[..., LPD]) -> LPD:
     """One of them."""
     return make_text_model()
+
+
+class WordEncoder:
+    """A text encoder without a network: a row of 6 numbers for each word, whatever its place."""
+
+    def __init__(self, max_length: int = 5, **identity: Any) -> None:
+        told = {"name": "words", "sha256": "1" * 64, "layer": -1, "width": 6}
+        self.identity = EncoderIdentity(**told | identity)
+        self.max_length = max_length
+        self.encoded: list[list[str]] = []
+        """The texts of each call."""
+
+    def num_cut(self, texts: Sequence[str]) -> int:
+        return sum(len(text.split()) > self.max_length for text in texts)
+
+    def encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
+        self.encoded.append(list(texts))
+        rows = [
+            [np.random.default_rng(zlib.crc32(word.encode())).standard_normal(6) for word in words]
+            for words in (text.split()[: self.max_length] for text in texts)
+        ]
+        return [torch.from_numpy(np.stack(each)).to(torch.bfloat16) for each in rows]
+
+
+@pytest.fixture(scope="session")
+def make_word_encoder() -> Callable[..., WordEncoder]:
+    """Makes text encoders without networks."""
+    return WordEncoder
 
 
 @pytest.fixture(scope="session")

@@ -35,8 +35,9 @@ LAYERS = [
     ["lpd.filling"],
     ["lpd.editing"],
     ["lpd.evaluation"],
-    ["lpd.pipeline_results"],
-    ["lpd.training", "lpd.pipeline"],
+    ["lpd.pipeline_results", "lpd.pipeline_inputs", "lpd.prompts"],
+    ["lpd.pipeline_base"],
+    ["lpd.training", "lpd.pipeline", "lpd.text_pipeline"],
 ]
 # The same inside a package whose files stand in packages of their own.
 INNER_LAYERS = {
