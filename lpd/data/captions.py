@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsIndex, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -71,7 +71,11 @@ class Captions(Sequence[tuple[str, ...]]):
     def __len__(self) -> int:
         return len(self._index) - 1
 
-    def __getitem__(self, row: Any) -> Any:
+    @overload
+    def __getitem__(self, row: SupportsIndex) -> tuple[str, ...]: ...
+    @overload
+    def __getitem__(self, row: slice) -> list[tuple[str, ...]]: ...
+    def __getitem__(self, row: SupportsIndex | slice) -> tuple[str, ...] | list[tuple[str, ...]]:
         """The captions of an image, or a list of those of a slice.
 
         Raises:

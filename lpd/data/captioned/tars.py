@@ -97,14 +97,17 @@ class Tars:
         path = self.place / name
         builder = PartBuilder(place_size=3)
         headers = _Headers(path)
+        tar = printable(path)
         samples: dict[str, _Sample] = {}
         last = ""
         for key, suffix, span in headers:
             last = key
-            place = f"{printable(path)}/{printable(key)}"
-            samples.setdefault(key, _Sample(place=place)).add(suffix, span)
+            sample = samples.get(key)
+            if sample is None:
+                sample = samples[key] = _Sample(place=f"{tar}/{printable(key)}")
+            sample.add(suffix, span)
         if headers.damage:
-            builder.unreadable.add(f"{printable(path)} {headers.damage}")
+            builder.unreadable.add(f"{tar} {headers.damage}")
         with path.open("rb", buffering=0) as file:
             for key, sample in samples.items():
                 if _IMAGE not in sample.spans:

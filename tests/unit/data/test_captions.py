@@ -44,7 +44,7 @@ def cache_path(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=20)
 @given(
     captions=st.lists(st.lists(TEXT, min_size=1, max_size=3), min_size=1, max_size=9),
     data=st.data(),

@@ -97,6 +97,7 @@ def _write_tars(root: Path) -> None:
 
 def _write_parquets(root: Path) -> None:
     arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
     (root / "train").mkdir(parents=True)
     for number, part in enumerate((SAMPLES[:7], SAMPLES[7:])):
         images = [sample.png for sample in part]
@@ -106,7 +107,7 @@ def _write_parquets(root: Path) -> None:
         else:
             structs = [{"bytes": png, "path": "x.png"} for png in images]
             columns = {"id": list(range(7)), "image": structs, "caption": captions}
-        arrow.parquet.write_table(
+        parquet.write_table(
             arrow.table(columns),
             root / "train" / f"{number}.parquet",
             row_group_size=3,
@@ -136,7 +137,6 @@ def write_tar() -> Callable[[Path, dict[str, bytes]], None]:
 
 @pytest.fixture(autouse=True)
 def _small_parts() -> Iterator[None]:
-    pytest.importorskip("pyarrow.parquet")
     with (
         mock.patch.object(code_cache, "SHARD_IMAGES", 4),
         mock.patch.object(folders, "PART_IMAGES", 2),
@@ -165,6 +165,8 @@ def config_of(tokenizer_folder: Path, tmp_path: Path) -> Callable[..., CacheConf
     """The settings of a caching: of a kind of source, in a folder."""
 
     def config_of(kind: str, root: Path, **options: object) -> CacheConfig:
+        if kind == "parquet":
+            pytest.importorskip("pyarrow.parquet")
         captions = str(root / "list.jsonl") if kind == "jsonl" else kind
         own = {name: options.pop(name) for name in list(options) if name in _OPTIONS}
         config = CacheConfig(

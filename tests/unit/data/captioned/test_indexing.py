@@ -78,6 +78,7 @@ def test_all_sources_give_the_same_codes_and_captions(
     assert cache.captions.sha256 == hashlib.sha256(text).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_any_number_of_processes_and_an_interruption_give_the_same_bytes(
     kind: str, source_folder, config_of, in_threads, tmp_path: Path
@@ -160,7 +161,7 @@ def uncaptioned(source_folder, tmp_path: Path, samples, write_tar) -> Callable[[
                         members[f"{samples[row].key}.json"] = b'{"caption": null}'
                 write_tar(root / "train" / "deep" / f"{number}.tar", members)
         else:
-            import pyarrow
+            import pyarrow.parquet
 
             for number, row in enumerate((1, 1)):
                 file = root / "train" / f"{number}.parquet"

@@ -149,8 +149,9 @@ def test_damage_behind_the_index_is_an_unreadable_image(tmp_path: Path) -> None:
 
 
 def test_a_missing_reader_is_named(tmp_path: Path, config_of) -> None:
+    config = config_of("parquet", tmp_path)
     with (
         mock.patch.dict("sys.modules", {"pyarrow.parquet": None}),
         pytest.raises(ValueError, match=r'pyarrow, which is missing: pip install -e "\.\[text\]"'),
     ):
-        index_captioned(config_of("parquet", tmp_path), World())
+        index_captioned(config, World())
