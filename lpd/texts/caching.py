@@ -99,6 +99,10 @@ def cache_features(encoder: TextEncoder, cache: CodeCache, world: World) -> None
     # Rank 0 looks, and all agree on what it saw: file systems show changes late to other machines.
     lacking = [files.index(file) for file in missing(files)] if world.is_main else []
     wanted: list[int] = world.broadcast(lacking)
+    if not wanted:
+        if world.is_main:
+            print(f"the features in {printable(path)} are complete: {len(captions)} images")
+        return
     if world.is_main and not (path / META_NAME).is_file():
         write_json(path / META_NAME, feature_meta(origin, encoder.identity))
     world.barrier()  # what they are of comes before any shard
@@ -117,7 +121,7 @@ def cache_features(encoder: TextEncoder, cache: CodeCache, world: World) -> None
     parts = world.gather((int(totals.sum()), num_cut))
     if world.is_main:
         num_captions, num_cut = (sum(each) for each in zip(*parts, strict=True))
-        print(_summary(path, len(captions), num_captions, num_cut, encoder))
+        print(_summary(path, num_captions, num_cut, encoder))
 
 
 def _encode_shard(
@@ -150,11 +154,7 @@ def _rows(shard: int, captions: Captions) -> slice:
     return slice(start, min(start + code_cache.SHARD_IMAGES, len(captions)))
 
 
-def _summary(
-    path: Path, num_images: int, num_captions: int, num_cut: int, encoder: TextEncoder
-) -> str:
-    if not num_captions:
-        return f"the features in {printable(path)} are complete: {num_images} images"
+def _summary(path: Path, num_captions: int, num_cut: int, encoder: TextEncoder) -> str:
     lines = [f"cached the features of {num_captions} captions in {printable(path)}"]
     if num_cut:
         lines.append(

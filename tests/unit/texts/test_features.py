@@ -212,7 +212,9 @@ def test_caching_goes_on_with_what_is_missing(
     with mock.patch.object(encoder, "encode_tokens") as unused:
         cache_features(encoder, cache, World())
     unused.assert_not_called()
-    assert "are complete: 8 images" in capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "are complete: 8 images" in out
+    assert err == ""
 
 
 def test_several_encoders_and_lengths_lie_side_by_side(
