@@ -308,7 +308,7 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
             f"the weights in {folder} lack {missing[0]} and {len(missing) - 1} more: they are of "
             "another model than its config.json tells"
         )
-    model.config.use_cache = False  # no more tokens will come
+    model.config.get_text_config().use_cache = False  # no more tokens will come
     return model, tokenizer
 
 
