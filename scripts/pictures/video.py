@@ -15,7 +15,6 @@ RATE = 50
 # The first that a build of FFmpeg has. Options for still pictures with sharp edges and letters.
 _ENCODERS: dict[str, dict[str, str]] = {
     "libx264": {"crf": "16", "preset": "medium"},
-    "libopenh264": {"rc_mode": "off"},
     "mpeg4": {"flags": "+qscale", "global_quality": str(2 * 118)},  # 118 is FFmpeg's unit of it
 }
 
@@ -26,7 +25,7 @@ def check_can_write() -> None:
 
 
 def mp4(frames: Sequence[Image.Image], milliseconds: tuple[int, int, int]) -> bytes:
-    """An MP4 that holds its last frame: in H.264 where there is an encoder for it, else in MPEG-4.
+    """An MP4 that holds its last frame: in H.264 where FFmpeg was built with x264, else in MPEG-4.
 
     Frames are repeated at a constant rate, and colours are 4:2:0, as every player wants it. A side
     of an odd number of pixels has its last row or column once more.
