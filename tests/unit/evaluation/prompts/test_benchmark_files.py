@@ -237,6 +237,7 @@ def answered(tmp_path):
     # Several processes write in turns.
     blocks = ["\n".join(lines[k : k + 2]) for k in range(0, len(lines), 2)]
     generator.shuffle(blocks)
+    blocks.append("/out, 1/failed.png, (0, 0, 4, 4), Is there a dog?, yes")  # and is not scored
     (tmp_path / "scored_detail.txt").write_text("\n".join(blocks) + "\n")
     with questions.open("w", newline="") as opened:
         writer = csv.writer(opened)
