@@ -9,11 +9,12 @@ PRESETS: dict[str, tuple[int, int, int]] = {
     "lpd_l": (24, 1024, 16),
     "lpd_xl": (36, 1280, 20),
     "lpd_xxl": (48, 1536, 24),
+    "lpd_t2i_tiny": (4, 128, 4),
     "lpd_t2i_l": (24, 1024, 16),
     "lpd_t2i_xl": (36, 1280, 20),
 }
 # What they are conditioned on, where it is not classes.
-_CONDITIONINGS = {"lpd_t2i_l": "text", "lpd_t2i_xl": "text"}
+_CONDITIONINGS = {"lpd_t2i_tiny": "text", "lpd_t2i_l": "text", "lpd_t2i_xl": "text"}
 
 # Those of the published models.
 STRIDE = 16

@@ -462,7 +462,10 @@ def test_round_trip_and_configurations(text_model: LPD, tiny_model: LPD, tmp_pat
         dataclasses.replace(text_model.config, text_length=10**6)
 
 
-@pytest.mark.parametrize(("name", "same"), [("lpd_t2i_l", "lpd_l"), ("lpd_t2i_xl", "lpd_xl")])
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [("lpd_t2i_tiny", "lpd_tiny"), ("lpd_t2i_l", "lpd_l"), ("lpd_t2i_xl", "lpd_xl")],
+)
 def test_presets(name: str, same: str) -> None:
     config, of_classes = config_of_preset(name), config_of_preset(same)
     assert config.conditioning == "text"
