@@ -73,6 +73,7 @@ def summary(record: Record) -> str:
         f"{_setting(record)}, guidance {record.cfg:g}, order {record.order}",
         *(f"{name}: {cell}" for name, cell in zip(header[1:], cells[0][1:], strict=True)),
         *_throughput_lines(record),
+        *_unmeasured_lines(record),
         "",
         _aligned([_WAY_HEADER, *_way_rows(record)]),
     ]
@@ -99,7 +100,9 @@ def section(all_records: Sequence[Record]) -> str:
         rows = [(_setting(each), *row) for each in group for row in _way_rows(each)]
         parts.append(_markdown([("setting", *_WAY_HEADER), *rows]))
         parts.append(_markdown(_setting_table(group)))
-        lines = [line for each in group for line in _throughput_lines(each)]
+        lines = [
+            line for each in group for line in (*_throughput_lines(each), *_unmeasured_lines(each))
+        ]
         parts += ["\n".join(f"- {line}" for line in lines)] if lines else []
     parts += [roofline.explanation(), _markdown(roofline.table()), END]
     return "\n\n".join(parts)
@@ -119,8 +122,10 @@ def with_section(text: str, new: str, place: Path) -> str:
 
 
 def _setting(record: Record) -> str:
+    layers = "" if record.num_layers is None else f" of {record.num_layers} layers"
+    text = "" if record.text_length is None else f", texts of {record.text_length}"
     return (
-        f"{record.preset}, {record.img_size} px, {record.num_passes} passes, batch "
+        f"{record.preset}{layers}, {record.img_size} px{text}, {record.num_passes} passes, batch "
         f"{record.batch_size}, {record.dtype}"
     )
 
@@ -139,7 +144,7 @@ def _way_row(name: str, way: Way) -> tuple[str, ...]:
         _number(way.per_pass),
         _number(way.images_per_second),
         f"{way.speedup_over_eager:.2f}",
-        f"{way.speedup_over_raster:.2f}",
+        _UNKNOWN if way.speedup_over_raster is None else f"{way.speedup_over_raster:.2f}",
         f"{way.bandwidth_share:.0%}",
         f"{way.flop_share:.0%}",
         _number(way.kernels_per_pass),
@@ -178,6 +183,13 @@ def _throughput_lines(record: Record) -> list[str]:
         f"{_number(each.peak_memory / 2**20)} MiB"
         for each in record.throughput
     ]
+
+
+def _unmeasured_lines(record: Record) -> list[str]:
+    if records.RASTER in record.ways:
+        return []
+    num_passes = sum(record.group_sizes)
+    return [f"{_setting(record)}: raster decoding, in {num_passes} passes, was not measured"]
 
 
 def _spread(times: Times) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lpd.generation import ImageGenerator
+from lpd.generation import ImageGenerator, Labels
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.orders.plan import DecodePlan
 from lpd.orders.request import PlanSource
@@ -64,6 +64,8 @@ class Case(Clock):
     model: LPD
     tokenizer: VQTokenizer
     cfg: float
+    text_length: int | None = None
+    """Rows of each text; None for models of classes."""
 
     def generator(self, batch_size: int, execution: ExecutionOptions) -> ImageGenerator:
         """A generator of these models."""
@@ -80,17 +82,25 @@ class Case(Clock):
         self, generator: ImageGenerator, source: PlanSource, batch_size: int
     ) -> Callable[[], Tensor]:
         """A batch from labels to pixels, as a function to time that gives its codes."""
-        plan = source.plan(SEED, np.arange(batch_size))
-        return lambda: generator.run(self.prepared(generator, plan)).codes
+        plan, wanted = source.plan(SEED, np.arange(batch_size)), self.wanted(batch_size)
+        return lambda: generator.run(self.prepared(generator, plan, wanted)).codes
 
-    def prepared(self, generator: ImageGenerator, plan: DecodePlan) -> DecodeInputs:
+    def wanted(self, count: int) -> Labels:
+        """What images are asked for: a class each, or hidden states, which are random."""
+        config = self.model.config
+        if self.text_length is None:
+            return np.arange(count) % config.num_classes
+        shape = (self.text_length, config.text_width)
+        random = torch.Generator().manual_seed(SEED)
+        return [torch.randn(shape, generator=random).to(torch.bfloat16) for _ in range(count)]
+
+    def prepared(self, generator: ImageGenerator, plan: DecodePlan, wanted: Labels) -> DecodeInputs:
         """A batch as the device takes it."""
-        indices = np.arange(len(plan))
         return generator.prepare(
-            indices % generator.num_classes,
+            wanted,
             plan,
             seed=SEED,
-            image_indices=indices,
+            image_indices=np.arange(len(plan)),
             sampling=SamplingConfig(cfg=self.cfg),
         )
 
@@ -102,6 +112,7 @@ class Case(Clock):
                 group_sizes,
                 num_sequences=batch_size * (1 if self.cfg == 1 else 2),
                 itemsize=self.dtype.itemsize,
+                num_prefix_rows=1 + (self.text_length or 0),
             )
         )
 

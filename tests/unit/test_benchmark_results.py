@@ -84,6 +84,10 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path) -> None:
     for each in written:
         records.append(path, each)
     assert records.read(path) == written
+    # Those of earlier versions know nothing of texts.
+    value = dataclasses.asdict(record())
+    del value["num_layers"], value["text_length"]
+    assert Record.from_json(json.dumps(value)) == record()
     assert len(path.read_text().splitlines()) == 2
     assert records.read(tmp_path / "none.jsonl") == []
 

@@ -1,5 +1,6 @@
 """scripts/benchmark/sampling.py measures all ways, and its last line is its record."""
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from scripts.benchmark import records, sampling, timing
+from lpd.pretrained import config_of_preset
+from scripts.benchmark import records, sampling, sampling_request, timing
 from scripts.benchmark.records import DEFAULT, EAGER, RASTER, Record
 from scripts.benchmark.sampling import BenchmarkConfig, command_line
 from scripts.benchmark.timing import Step
@@ -85,6 +87,55 @@ def test_in_bf16_with_larger_batches_and_without_a_record(
     assert all(each.images_per_second > 0 for each in record.throughput)
 
 
+@pytest.mark.slow
+def test_a_model_of_texts_with_some_of_its_layers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without raster decoding where that takes many passes, of which nothing is told then."""
+    small_shape = dataclasses.replace(
+        config_of_preset("lpd_tiny", img_size=32), conditioning="text", text_width=6
+    )
+    monkeypatch.setattr(sampling, "config_of_preset", lambda preset, img_size: small_shape)
+    monkeypatch.setattr(sampling_request, "MOST_RASTER_PASSES", 3)
+    path = tmp_path / "results.jsonl"
+    asked = {"preset": "lpd_t2i_l", "num_layers": 2, "text_length": 7, "repetitions": 1}
+    sampling.run(small(path, raster_repetitions=None, **asked))
+    *table, line = capsys.readouterr().out.splitlines()
+    record = Record.from_json(line)
+    assert records.read(path) == [record]
+    assert (record.num_layers, record.text_length) == (2, 7)
+    assert list(record.ways) == [DEFAULT, EAGER]
+    assert record.ways[DEFAULT].speedup_over_raster is None
+    setting = "lpd_t2i_l of 2 layers, 32 px, texts of 7, 2 passes, batch 1, float32"
+    assert f"{setting}: raster decoding, in 4 passes, was not measured" in table
+    assert not any(row.startswith(RASTER) for row in table)
+    case = timing.Case(
+        model=timing.random_models(small_shape, torch.device("cpu"))[0],
+        tokenizer=None,
+        device=torch.device("cpu"),
+        bf16=False,
+        cfg=4.8,
+        text_length=7,
+    )
+    longer = dataclasses.replace(case, text_length=70)
+    short, long = (sum(each.flops for each in case.works((1, 3), 1)) for case in (case, longer))
+    assert short < long
+    assert [each.shape for each in case.wanted(2)] == [(7, 6), (7, 6)]
+
+
+def test_what_is_measured_of_raster_decoding() -> None:
+    for flags, expected in (
+        ({}, [True, True]),
+        ({"raster": False}, [False, False]),
+        ({"preset": "lpd_t2i_l"}, [True, False]),
+        ({"preset": "lpd_t2i_l", "raster": True}, [True, True]),
+    ):
+        config = BenchmarkConfig(**flags)
+        assert [config.measures_raster(count) for count in (1024, 4096)] == expected
+    assert BenchmarkConfig(preset="lpd_t2i_l").rows_of_text == 128
+    assert BenchmarkConfig().rows_of_text is None
+
+
 def test_larger_batches_end_with_the_memory_or_the_gain(monkeypatch: pytest.MonkeyPatch) -> None:
     class StandIn(timing.Case):
         def __init__(self, seconds: dict[int, float]) -> None:
@@ -144,6 +195,13 @@ def test_everything_has_its_turn_in_each_round() -> None:
         (["--preset", "lpd_s"], "unknown model 'lpd_s': choose from lpd_tiny"),
         (["--img_size", "128"], "steps has no default at img_size 128"),
         (["--batch_size", "0"], "batch_size must be at least 1, got 0"),
+        (["--num_layers", "25"], "num_layers must be from 1 to the 24 of lpd_l, got 25"),
+        (["--text_length", "5"], "text_length is for models of texts such as lpd_t2i_l, not for"),
+        (
+            ["--preset", "lpd_t2i_l", "--text_length", "129"],
+            "text_length must be from 0 to 128, got 129",
+        ),
+        (["--raster", "False", "--raster_repetitions", "2"], "raster_repetitions is for raster"),
         (["--warmup", "0"], "warmup must be at least 1, got 0"),
         (["--bf16", "--no-bf16"], "exclude each other"),
         (["--cfg", "nan"], "cfg must be from 0 to 1000"),
