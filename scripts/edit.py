@@ -77,7 +77,7 @@ def run(config: EditConfig) -> None:
     )
     with replacing(config.output_dir) as folder:
         for index, (result, label) in enumerate(zip(edited.images, edited.labels, strict=True)):
-            write_single(folder, index, result, loaded=loaded, label=label, more=settings)
+            write_single(folder, index, result, loaded=loaded, wanted=label, more=settings)
         write_picture(folder / "edits.png", picture)
     print(
         f"{len(edited.images)} edits in {edited.edited.num_passes.max()} passes, "

@@ -1,4 +1,4 @@
-"""Create images of classes, and show how they came about.
+"""Create images of classes or of prompts, and show how they came about.
 
 python scripts/sample.py
 
@@ -7,38 +7,29 @@ It takes the quickstart's model by default. With a published one, in its publish
 python scripts/sample.py --model mit-han-lab/lpd_l_256 --recommended 20 \
     --labels "golden retriever" 207 volcano
 
-samples.png    all images, a row per class
-passes.png     the first image of each class after every pass; grey is not known yet
+With a model of texts, by default the quickstart's:
+
+python scripts/sample.py --prompts "a red three" "a blue eight above a yellow two"
+
+samples.png    all images, a row per class or prompt
+passes.png     the first image of each after every pass; grey is not known yet
 decoding.gif   the same as an animation
 decoding.mp4   the same as a video, with --video
 images/*.png   the images one by one; each tells its settings in a text chunk
                (scripts.pictures.png_settings.read_settings)
 """
 
-from dataclasses import dataclass
-from pathlib import Path
-
 from lpd import cli
-from scripts.creation.request import CreationRequest
+from scripts.creation.sample_request import SampleConfig
 
 _MOST_SHOWN = 16  # images pass by pass
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleConfig(CreationRequest):
-    """Create images of classes."""
-
-    output_dir: Path = Path("outputs/samples")
-    """Where they go. Earlier results there are replaced, all of them."""
-    video: bool = False
-    """Write the animation as a video too, which needs the extra "video"."""
 
 
 def run(config: SampleConfig) -> None:
     """Create the images and write all files.
 
     Raises:
-        InputError: a model, class or option that does not exist or fit.
+        InputError: a model, class, prompt or option that does not exist or fit.
     """
     # After the flags: these import torch, which takes seconds.
     from scripts.creation.files import (
@@ -48,34 +39,26 @@ def run(config: SampleConfig) -> None:
         write_picture,
         write_single,
     )
-    from scripts.creation.loading import default_labels, load
     from scripts.creation.passes import MILLISECONDS, PassRecorder
+    from scripts.creation.sampling import load_any
     from scripts.pictures import video
     from scripts.pictures.gif import looping_gif
     from scripts.pictures.montage import montage
 
     if config.video:
         video.check_can_write()
-    loaded = load(config)
+    loaded, wanted = load_any(config)
     check_folder(config.output_dir)
     pipeline, count = loaded.pipeline, config.num_images_per_label
-    labels = pipeline.classes.labels(config.labels or default_labels(pipeline))
-    captions = [loaded.name_of(label) for label in labels]
-    shown = range(0, len(labels) * count, count)[:_MOST_SHOWN]
+    captions = [loaded.name_of(each) for each in wanted]
+    shown = range(0, len(wanted) * count, count)[:_MOST_SHOWN]
     recorder = PassRecorder(pipeline, shown)
-    result = pipeline(
-        labels,
-        seed=config.seed,
-        num_images_per_label=count,
-        callback=recorder,
-        callback_images=shown,
-        **loaded.options,
-    )
+    result = loaded.create(wanted, recorder, shown)
     rows = [result.images[k : k + count] for k in range(0, len(result.images), count)]
     side = min(max(pipeline.img_size, 96), 256)
     with replacing(config.output_dir) as folder:
-        for index, (image, label) in enumerate(zip(result.images, result.labels, strict=True)):
-            write_single(folder, index, image, loaded=loaded, label=label)
+        for index, (image, each) in enumerate(zip(result.images, result.labels, strict=True)):
+            write_single(folder, index, image, loaded=loaded, wanted=each)
         write_picture(folder / "samples.png", montage(rows, side=side, row_captions=captions))
         strips = recorder.strips(captions[:_MOST_SHOWN], side=min(max(pipeline.img_size, 64), 128))
         write_picture(folder / "passes.png", strips)
@@ -91,7 +74,8 @@ def run(config: SampleConfig) -> None:
 
 def main() -> None:
     """The command."""
-    config = cli.parse(SampleConfig, "Create images of classes, and show how they came about.")
+    about = "Create images of classes or of prompts, and show how they came about."
+    config = cli.parse(SampleConfig, about)
     with cli.command():
         run(config)
 

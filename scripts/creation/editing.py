@@ -11,10 +11,10 @@ from lpd.options import flatten
 from lpd.pipeline import LPDPipeline
 from lpd.pipeline_results import EditResult
 from scripts.creation.edit_request import EditConfig
-from scripts.creation.loading import Loaded
+from scripts.creation.loading import LoadedClasses
 
 
-def edit(config: EditConfig, loaded: Loaded, image: Image.Image) -> EditResult:
+def edit(config: EditConfig, loaded: LoadedClasses, image: Image.Image) -> EditResult:
     """Edit an image, ``num_images_per_label`` times for each class.
 
     Raises:
@@ -29,7 +29,7 @@ def edit(config: EditConfig, loaded: Loaded, image: Image.Image) -> EditResult:
     return EDITS[config.mode](config, loaded.pipeline, image, call)
 
 
-def options_of(config: EditConfig, loaded: Loaded) -> dict[str, Any]:
+def options_of(config: EditConfig, loaded: LoadedClasses) -> dict[str, Any]:
     """The options of the pipeline's method."""
     options = {**loaded.options, **flatten(config.editing)}
     del options["lpd_order_file"]  # which is refused

@@ -21,7 +21,7 @@ IMAGES_FOLDER = "images"
 PICTURES = ("samples.png", "passes.png", "decoding.gif", "decoding.mp4", "edits.png")
 """What the programs write beside the images."""
 _NEW = ".new"  # the folder of results that are not complete yet
-_MOST_CHARACTERS = 60  # of a class's name in a file's
+_MOST_CHARACTERS = 60  # of a class's name or a prompt in a file's
 
 
 def check_folder(folder: Path) -> None:
@@ -93,7 +93,8 @@ def replacing(folder: Path) -> Iterator[Path]:
 
 
 def file_name(index: int, name: str) -> str:
-    """What an image's file is called: its index in the call, and its class in plain letters."""
+    """What an image's file is called: its index in the call, and its class or prompt in plain
+    letters."""
     plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     word = re.sub(r"[^A-Za-z0-9]+", "_", plain)[:_MOST_CHARACTERS].strip("_")
     return f"{index:04d}_{word or 'image'}.png"
@@ -105,7 +106,7 @@ def write_single(
     image: Image.Image,
     *,
     loaded: Loaded,
-    label: int | None,
+    wanted: Any,
     more: Mapping[str, Any] | None = None,
 ) -> None:
     """Write one image of a call as PNG with its settings.
@@ -115,18 +116,17 @@ def write_single(
         index: the image's in the call.
         image: the image.
         loaded: what made it.
-        label: its class.
+        wanted: its class or prompt.
         more: further settings.
     """
-    name = loaded.name_of(label)
     settings = {
         **loaded.provenance,
-        "label": label,
-        "class_name": name,
+        **loaded.settings_of(wanted),
         "index": index,
         **(more or {}),
     }
-    write_png(folder / IMAGES_FOLDER / file_name(index, name), image, settings)
+    name = file_name(index, loaded.name_of(wanted))
+    write_png(folder / IMAGES_FOLDER / name, image, settings)
 
 
 def write_picture(path: Path, picture: Image.Image | bytes) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from lpd.pipeline import LPDPipeline
+from lpd.pipeline_base import BasePipeline
 from lpd.pipeline_results import UNKNOWN_GREY, Step
 from scripts.pictures.montage import montage
 
@@ -30,7 +30,7 @@ def columns_of(count: int) -> int:
 class PassRecorder:
     """Keeps what is known of some images of a call after its passes; the call's callback."""
 
-    def __init__(self, pipeline: LPDPipeline, shown: Sequence[int]) -> None:
+    def __init__(self, pipeline: BasePipeline, shown: Sequence[int]) -> None:
         """Args:
         pipeline: what is called.
         shown: the images' indices in the call.

@@ -20,6 +20,16 @@ DTYPES = ("float32", "bfloat16", "auto")
 MOST_IMAGES = 10_000
 """Of one call: all of them are held in memory."""
 MAKE_IT = "bash scripts/quickstart.sh"
+TEXT_MODEL = "outputs/quickstart_text/lpd/model"
+TEXT_TOKENIZER = "outputs/quickstart_text/tokenizer"
+MAKE_TEXT_MODEL = "bash scripts/quickstart_text.sh"
+_TOKENIZERS = {MODEL: TOKENIZER, TEXT_MODEL: TEXT_TOKENIZER}
+_MADE_BY = {
+    MODEL: MAKE_IT,
+    TOKENIZER: MAKE_IT,
+    TEXT_MODEL: MAKE_TEXT_MODEL,
+    TEXT_TOKENIZER: MAKE_TEXT_MODEL,
+}
 
 
 def _options() -> PipelineOptions:
@@ -49,15 +59,18 @@ class ModelRequest:
             raise InputError(f"dtype must be {', '.join(DTYPES)}, got {self.dtype!r}")
 
     @property
+    def model_name(self) -> str:
+        """The model that is meant."""
+        return self.model
+
+    @property
     def tokenizer_name(self) -> str | None:
         """The tokenizer that is meant; None for what the pipeline finds by itself."""
-        if self.tokenizer is None and self.model == MODEL:
-            return TOKENIZER
-        return self.tokenizer
+        return self.tokenizer or _TOKENIZERS.get(self.model_name)
 
     def resolved(self) -> dict[str, Any]:
-        """The fields, with the tokenizer that is meant."""
-        return {**flatten(self), "tokenizer": self.tokenizer_name}
+        """The fields, with the model and tokenizer that are meant."""
+        return {**flatten(self), "model": self.model_name, "tokenizer": self.tokenizer_name}
 
     def check_quickstart(self) -> None:
         """Check that the quickstart has been run, where its model is meant.
@@ -65,11 +78,11 @@ class ModelRequest:
         Raises:
             InputError: it has not.
         """
-        for name in (self.model, self.tokenizer_name):
-            if name in (MODEL, TOKENIZER) and not Path(name).is_dir():
+        for name in (self.model_name, self.tokenizer_name):
+            if name in _MADE_BY and not Path(name).is_dir():
                 raise InputError(
-                    f"there is no {name}: make the quickstart's model first, {MAKE_IT}, or name "
-                    "another with --model"
+                    f"there is no {name}: make the quickstart's model first, {_MADE_BY[name]}, or "
+                    "name another with --model"
                 )
 
 
@@ -80,13 +93,13 @@ class CreationRequest(ModelRequest):
     labels: tuple[str, ...] | None = None
     """Classes, each by name or number."""
     num_images_per_label: int = 4
-    """How many images of each class."""
+    """How many images of each class, or of each prompt."""
     options: Annotated[PipelineOptions, Flat] = field(default_factory=_options)
     recommended: int | None = None
     """Number of passes of a published setting of the model, which gives --generation_steps, --cfg
     and --repulsion_threshold."""
     seed: int = 0
-    """Image i depends on its class, the options, the seed and i alone."""
+    """Image i depends on its class or prompt, the options, the seed and i alone."""
     batch_size: int = 64
     """Most images generated at a time."""
 

@@ -1,6 +1,7 @@
 """scripts/sample.py: pictures that show the images, and files that tell how to make them again."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch
 from PIL import Image, ImageSequence
 
 from lpd.classes import imagenet
+from lpd.errors import InputError
 from lpd.generation import Generated, ImageGenerator
 from lpd.models.lpd import LPD
 from lpd.options import parameters
@@ -20,12 +22,15 @@ from lpd.pipeline import LPDPipeline
 from lpd.pipeline_options import PipelineOptions
 from lpd.pipeline_results import UNKNOWN_GREY
 from lpd.sampling.sampler import DecodeInputs
+from lpd.text_pipeline import LPDTextPipeline
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.weights import save_pretrained
 from scripts import sample
 from scripts.creation.files import file_name
 from scripts.creation.loading import default_labels, load
 from scripts.creation.passes import PassRecorder, columns_of, spread
+from scripts.creation.sample_request import read_prompts
+from scripts.creation.sampling import is_of_texts, load_any
 from scripts.pictures.png_settings import read_settings
 
 NAMES = ("red panda", "Öl/Fass", "2")
@@ -326,3 +331,147 @@ def test_a_folder_that_cannot_be_is_told_of_before_anything_is_made(
     with pytest.raises(SystemExit, match="2"):
         command("--output_dir", str(tmp_path / "file"))
     assert "choose another --output_dir" in capsys.readouterr().err
+
+
+@pytest.fixture
+def text_command(
+    text_model: LPD,
+    tokenizer_folder: Path,
+    tmp_path: Path,
+    make_word_encoder: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., Path]:
+    """Runs the program with a tiny model of texts."""
+    monkeypatch.setattr(
+        "lpd.prompts.TextEncoder.from_pretrained",
+        lambda name, device, **options: make_word_encoder(name=name),
+    )
+    config = dataclasses.replace(text_model.config, text_encoder="words")
+    save_pretrained(tmp_path / "texts", text_model, config)
+
+    def command(*flags: str) -> Path:
+        folder = tmp_path / "out"
+        models = ("--model", str(tmp_path / "texts"), "--tokenizer", str(tokenizer_folder))
+        fast = ("--device", "cpu", "--generation_steps", "5", "--output_dir", str(folder))
+        monkeypatch.setattr(sys, "argv", ["sample.py", *models, *fast, *flags])
+        sample.main()
+        return folder
+
+    return command
+
+
+@pytest.mark.slow
+def test_images_of_prompts_tell_how_to_make_them_again(
+    text_command: Callable[..., Path], tmp_path: Path, tokenizer_folder: Path
+) -> None:
+    (tmp_path / "prompts.txt").write_text("\ufeffa red three\n\n  绿色的龙 \n", encoding="utf-8")
+    folder = text_command(
+        *("--prompt_file", str(tmp_path / "prompts.txt"), "--num_images_per_label", "2"),
+        *("--negative_prompt", "blue", "--cfg", "9"),
+    )
+    assert {file.name for file in folder.iterdir()} == {
+        *("samples.png", "passes.png", "decoding.gif", "images"),
+    }
+    files = sorted((folder / "images").iterdir())
+    assert [file.name for file in files] == [
+        *("0000_a_red_three.png", "0001_a_red_three.png", "0002_image.png", "0003_image.png"),
+    ]
+    settings = read_settings(files[3])
+    assert settings["text_encoder"] == "words"
+    pipeline = LPDTextPipeline.from_pretrained(
+        settings["model"], settings["tokenizer"], device="cpu"
+    )
+    made = pipeline(
+        settings["prompt"],
+        negative_prompt=settings["negative_prompt"],
+        seed=settings["seed"],
+        image_indices=[settings["index"]],
+        **settings["options"],
+    )
+    with Image.open(files[3]) as image:
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(made.images[0]))
+    assert settings["prompt"] == "绿色的龙"
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--labels", "1"], "--labels are for models of classes, and .*texts is one of texts"),
+        (["--labels", "1", "--prompts", "a"], "leave out one of them"),
+        ([], "texts is a model of texts: say with --prompts or --prompt_file what its images"),
+        (["--prompts"], 'prompts needs at least one; "" is for anything'),
+        (["--prompts", "a", "--prompt_file", "b"], "give --prompts or --prompt_file, not both"),
+        (["--prompts", "a", "--num_images_per_label", "10001"], "10001 images are more than"),
+        (["--prompt_file", "no.txt"], "cannot read the prompts of no.txt .*No such file"),
+    ],
+)
+def test_mistakes_with_prompts(
+    text_command: Callable[..., Path],
+    said: Callable[[], str],
+    flags: list[str],
+    words: str,
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        text_command(*flags)
+    assert ended.value.code == 2
+    assert re.search(words, said())
+
+
+@pytest.mark.parametrize(
+    "flags", ["--prompts a", "--prompt_file a.txt", "--negative_prompt a", "--text_encoder a"]
+)
+def test_a_model_of_classes_takes_no_prompts(
+    command: Callable[..., Path], said: Callable[[], str], flags: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command(*flags.split())
+    assert f"{flags.split()[0]} is for models of texts, and " in said()
+
+
+def test_models_of_texts_have_no_published_settings(text_model: LPD, tmp_path: Path) -> None:
+    save_pretrained(tmp_path, text_model, text_model.config)
+    config = sample.SampleConfig(model=str(tmp_path), prompts=("a",), recommended=20)
+    with pytest.raises(InputError, match="--recommended is for published models of classes, and"):
+        load_any(config)
+
+
+def test_files_of_prompts(tmp_path: Path) -> None:
+    for content, message in (
+        (b"\n \n", "has no prompt: write one in each line"),
+        (b"\xff\xfe\x00a", "give a text file in UTF-8"),
+    ):
+        (tmp_path / "prompts.txt").write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            read_prompts(tmp_path / "prompts.txt")
+
+
+def test_with_prompts_the_quickstart_is_that_of_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Callable[[], str]
+) -> None:
+    meant = sample.SampleConfig(prompts=("a",)).resolved()
+    assert meant["model"] == "outputs/quickstart_text/lpd/model"
+    assert meant["tokenizer"] == "outputs/quickstart_text/tokenizer"
+    assert sample.SampleConfig(prompts=("a",), model="mine").resolved()["model"] == "mine"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["sample.py", "--prompts", "a"])
+    with pytest.raises(SystemExit, match="2"):
+        sample.main()
+    assert "make the quickstart's model first, bash scripts/quickstart_text.sh" in said()
+
+
+def test_what_a_model_is_conditioned_on_is_told_by_its_configuration(
+    model_folder: Path,
+    text_model: LPD,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    save_pretrained(tmp_path / "texts", text_model, text_model.config)
+    monkeypatch.setattr(
+        "scripts.creation.sampling.fetch_folder", lambda name, files: tmp_path / name
+    )
+    monkeypatch.chdir(tmp_path / "texts")
+    assert is_of_texts(str(tmp_path / "texts"))
+    assert is_of_texts("../texts/model.safetensors")
+    assert is_of_texts("texts")  # of the hub
+    assert not is_of_texts(str(model_folder))
+    assert not is_of_texts("mit-han-lab/lpd_l_256")
