@@ -9,9 +9,10 @@ from typing import Any
 import gradio as gr
 
 from lpd.errors import InputError
+from scripts.demo_page.base_studio import BaseStudio, Drawing
 from scripts.demo_page.classes import chosen_label, offered
 from scripts.demo_page.limits import MOST_CLASS_TEXT, Limit
-from scripts.demo_page.studio import Drawing, Studio
+from scripts.demo_page.studio import Studio
 
 MODEL = "model"
 """What all that needs the model queues for: one at a time."""
@@ -119,7 +120,7 @@ class OrderControls:
     passes: gr.Slider
 
 
-def order_controls(studio: Studio, name: str, *, order: str | None = None) -> OrderControls:
+def order_controls(studio: BaseStudio, name: str, *, order: str | None = None) -> OrderControls:
     """Build the controls of an order; an order with passes of its own takes no number of them."""
     names = [(shown, each) for each, shown in studio.orders.items()]
     kind = gr.Dropdown(
@@ -148,7 +149,7 @@ class DrawingControls:
         return [self.cfg, self.temperature, self.seed]
 
 
-def drawing_controls(studio: Studio, name: str) -> DrawingControls:
+def drawing_controls(studio: BaseStudio, name: str) -> DrawingControls:
     """Build the controls of guidance, temperature and seed."""
     limits = studio.limits
     return DrawingControls(
@@ -160,7 +161,7 @@ def drawing_controls(studio: Studio, name: str) -> DrawingControls:
 
 
 def drawing_of(
-    studio: Studio, order: Any, passes: Any, cfg: Any, temperature: Any, seed: Any
+    studio: BaseStudio, order: Any, passes: Any, cfg: Any, temperature: Any, seed: Any
 ) -> Drawing:
     """What the controls' values ask for.
 

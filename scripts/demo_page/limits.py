@@ -14,6 +14,8 @@ MOST_UPLOADED = "10mb"
 """Size of an uploaded file."""
 MOST_CLASS_TEXT = 255
 """Characters of a search for a class."""
+MOST_PROMPT = 2000
+"""Characters of a prompt; the text encoder cuts it sooner."""
 
 _MOST_CFG = 20.0  # the published settings are from 4.8 to 7.3
 _TEMPERATURES = (0.1, 2.0)

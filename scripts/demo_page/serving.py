@@ -13,6 +13,7 @@ from scripts.demo_page.limits import MOST_UPLOADED, MOST_WAITING
 
 if TYPE_CHECKING:
     from scripts.demo_page.studio import Studio
+    from scripts.demo_page.text_studio import TextStudio
 
 HOST = "127.0.0.1"
 """The page is for whoever sits at this machine."""
@@ -66,16 +67,17 @@ def check_port(port: int) -> None:
 
 
 @contextmanager
-def served(studio: "Studio", port: int) -> Iterator[str]:
+def served(studio: "Studio", port: int, texts: "TextStudio | None" = None) -> Iterator[str]:
     """Serve a model's page in threads; gives its address, which can be opened at once.
 
     Args:
         studio: the model.
         port: where to listen.
+        texts: a model of texts, for a tab of its own.
     """
     from scripts.demo_page.page import STYLE, build_page, theme
 
-    page = build_page(studio).queue(max_size=MOST_WAITING, default_concurrency_limit=1)
+    page = build_page(studio, texts).queue(max_size=MOST_WAITING, default_concurrency_limit=1)
     _, address, _ = page.launch(
         server_name=HOST,
         server_port=port,
@@ -100,14 +102,20 @@ def served(studio: "Studio", port: int) -> Iterator[str]:
         page.close(verbose=False)
 
 
-def serve(studio: "Studio", port: int, ready: Callable[[str], None]) -> None:
+def serve(
+    studio: "Studio",
+    port: int,
+    ready: Callable[[str], None],
+    texts: "TextStudio | None" = None,
+) -> None:
     """Serve a model's page until Ctrl-C.
 
     Args:
         studio: the model.
         port: where to listen.
         ready: called with the page's address once it can be opened.
+        texts: a model of texts, for a tab of its own.
     """
-    with served(studio, port) as address:
+    with served(studio, port, texts) as address:
         ready(address)
         threading.Event().wait()

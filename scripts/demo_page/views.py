@@ -10,11 +10,11 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from scripts.demo_page.base_studio import BaseStudio
 from scripts.demo_page.frames import Frame
 from scripts.demo_page.painting import enlarged
 from scripts.demo_page.pass_map import EMPTY, draw_pass_map
 from scripts.demo_page.streaming import stream
-from scripts.demo_page.studio import Studio
 
 FRAME_SECONDS = 0.08
 """A pass is shown at least so long, for nobody sees what is there for milliseconds."""
@@ -39,7 +39,7 @@ class View:
         return [self.image, self.passes, self.progress]
 
 
-def build_view(studio: Studio, name: str, *, title: str = "Image", under: bool = False) -> View:
+def build_view(studio: BaseStudio, name: str, *, title: str = "Image", under: bool = False) -> View:
     """Build a view.
 
     Args:
@@ -65,7 +65,7 @@ def build_view(studio: Studio, name: str, *, title: str = "Image", under: bool =
             progress = gr.HTML("&nbsp;", elem_id=f"{name}-progress", elem_classes="progress")
         with gr.Column(min_width=width, elem_classes=["view", "under"] if under else ["view"]):
             gr.HTML(_heading("Which pass filled which cell"))
-            empty = np.full(studio.pipe.grid, EMPTY, dtype=np.int64)
+            empty = np.full(studio.grid, EMPTY, dtype=np.int64)
             passes = gr.HTML(draw_pass_map(empty, 1), elem_id=f"{name}-map")
     return View(image, passes, progress)
 
