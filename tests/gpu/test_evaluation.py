@@ -15,7 +15,7 @@ from lpd.evaluation.features.extractors import (
     FeatureExtractor,
     load_feature_extractor,
 )
-from lpd.evaluation.generated.chunks import ChunkMaker
+from lpd.evaluation.generated.making import ChunkMaker
 from lpd.evaluation.generated.setting import Setting
 from lpd.evaluation.generated.timing import share_elsewhere
 from lpd.evaluation.measures.neighbours import precision_recall

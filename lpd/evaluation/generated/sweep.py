@@ -19,8 +19,6 @@ from lpd.evaluation.features.extractors import (
 from lpd.evaluation.generated import comparison, report
 from lpd.evaluation.generated.chunks import (
     Chunk,
-    ChunkMaker,
-    Task,
     check_chunk,
     chunk_path,
     find_chunks,
@@ -31,6 +29,7 @@ from lpd.evaluation.generated.computing import compute_result, samples_of
 from lpd.evaluation.generated.cores import sharing_cores
 from lpd.evaluation.generated.folder import open_folder, output_origin
 from lpd.evaluation.generated.kinds import check_conditioning
+from lpd.evaluation.generated.making import ChunkMaker, Task
 from lpd.evaluation.generated.report import SettingResult
 from lpd.evaluation.generated.setting import EvalConfig, Setting
 from lpd.evaluation.generated.speed import flip_rate, measure_speed

@@ -1,6 +1,7 @@
 """Chunks to make, for tests."""
 
-from lpd.evaluation.generated.chunks import Task, chunk_path
+from lpd.evaluation.generated.chunks import chunk_path
+from lpd.evaluation.generated.making import Task
 
 
 def chunk_tasks(setting, folder, num_images, chunk_size):

@@ -16,7 +16,7 @@ from lpd.evaluation.features.extractors import (
     Features,
     load_feature_extractor,
 )
-from lpd.evaluation.generated.chunks import ChunkMaker
+from lpd.evaluation.generated.making import ChunkMaker
 from lpd.evaluation.generated.setting import EvalConfig
 from lpd.generation import ImageGenerator
 from lpd.models.lpd import LPD
@@ -128,3 +128,24 @@ def make_config(run_folder: Path, tmp_path: Path) -> Callable[..., EvalConfig]:
         return from_flat(EvalConfig, values)
 
     return make
+
+
+@pytest.fixture
+def count_generated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The images generated so far."""
+    generated: list[int] = []
+    prepared: dict[int, Any] = {}
+    prepare, run = ImageGenerator.prepare, ImageGenerator.run
+
+    def noting(self, *args, image_indices, **kwargs):
+        inputs = prepare(self, *args, image_indices=image_indices, **kwargs)
+        prepared[id(inputs)] = image_indices
+        return inputs
+
+    def counting(self, inputs):
+        generated.extend(prepared.pop(id(inputs)))
+        return run(self, inputs)
+
+    monkeypatch.setattr(ImageGenerator, "prepare", noting)
+    monkeypatch.setattr(ImageGenerator, "run", counting)
+    return generated

@@ -11,7 +11,8 @@ from torch.utils import _pytree
 from lpd.distributed import World
 from lpd.evaluation.features.batches import extract
 from lpd.evaluation.features.pending import HostCopy, one_behind
-from lpd.evaluation.generated.chunks import Chunk, ChunkMaker
+from lpd.evaluation.generated.chunks import Chunk
+from lpd.evaluation.generated.making import ChunkMaker
 from lpd.evaluation.generated.setting import Setting
 from lpd.evaluation.generated.timing import share_elsewhere
 from lpd.generation import Generated, ImageGenerator

@@ -11,18 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lpd.distributed import World
+from lpd.evaluation.features.digests import image_digests
 from lpd.evaluation.features.extractors import Classifier
 from lpd.evaluation.generated.chunks import (
     Chunk,
-    Task,
     Times,
     check_chunk,
     chunk_path,
     find_chunks,
-    image_digests,
     missing_ranges,
     share_out,
 )
+from lpd.evaluation.generated.making import Task
 from lpd.evaluation.generated.setting import Setting
 from lpd.evaluation.generated.timing import seconds_per_image, share_elsewhere
 from lpd.generation import ImageGenerator
