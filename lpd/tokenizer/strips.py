@@ -1,14 +1,13 @@
 """Large images on a CPU, some rows at a time: the VQ network's function in bounded memory.
 
-Whole, the published network holds four layers of a large image's pixels at a time, each of 512
-bytes a pixel. Here at most two are whole, what a residual block reads and what is between its
-convolutions; all else is there in strips of rows.
+Whole, the published network was measured to hold as much as five layers of an image's pixels at a
+time, each of 512 bytes a pixel. Here at most two are whole, what a residual block reads and what is
+between its convolutions; all else is there in strips of rows.
 
 Nothing is approximated, so tiles need no blending. A convolution's strip reads the rows beside it
 too. Group normalisation has the statistics of a whole layer, which is there when they are needed;
 they are summed up in another order, which is all that differs. Attention is at the codes'
-resolution, where layers are small and are computed whole, and its scores are never in memory at
-once.
+resolution, where layers are small and are computed whole.
 
 One image; C channels, H x W pixels of a level; h x w codes.
 """
@@ -32,8 +31,7 @@ from lpd.tokenizer.vqgan import (
 )
 
 # Images are computed whole while a layer is no larger, in bytes: one of VQ-16 at 512 pixels is half
-# of it. It does not depend on the batch, nor on how much memory there is: an image's codes are the
-# same everywhere.
+# of it. What an image's codes are must depend neither on its batch nor on how much memory there is.
 _WHOLE_BYTES = 1 << 28
 
 # A strip with its neighbours. glibc asks the kernel anew for 32 MiB and more each time.
