@@ -20,7 +20,7 @@ from scripts.pictures.png_settings import tells_settings, write_png
 IMAGES_FOLDER = "images"
 PICTURES = ("samples.png", "passes.png", "decoding.gif", "decoding.mp4", "edits.png")
 """What the programs write beside the images."""
-_NEW = ".new"  # the folder of results that are not complete yet
+_NEW = ".lpd_results"  # the folder of results that are not complete yet
 _MOST_CHARACTERS = 60  # of a class's name or a prompt in a file's
 
 

@@ -53,8 +53,8 @@ def test_results_that_fail_leave_the_earlier_ones(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_call_has_left_is_no_result(tmp_path: Path) -> None:
-    (tmp_path / ".new" / "images").mkdir(parents=True)
-    write_png(tmp_path / ".new" / "images" / "0000_cat.png", IMAGE, {})
+    (tmp_path / ".lpd_results" / "images").mkdir(parents=True)
+    write_png(tmp_path / ".lpd_results" / "images" / "0000_cat.png", IMAGE, {})
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / f".0001_owl.{'0' * 32}.png").touch()
     put(tmp_path, ("0000_dog.png",), "samples.png")
