@@ -63,33 +63,13 @@ def run(config: DemoConfig) -> None:
     if config.port:
         check_port(config.port)
     with gradio_settings():
-        from lpd.pipeline import LPDPipeline
-        from lpd.text_pipeline import LPDTextPipeline
+        from scripts.demo_page.loading import load_studios
         from scripts.demo_page.serving import serve
-        from scripts.demo_page.studio import Studio
-        from scripts.demo_page.text_studio import TextStudio
 
-        pipe = LPDPipeline.from_pretrained(
-            config.model,
-            config.tokenizer_name,
-            device=config.device,
-            dtype=config.dtype,
-            batch_size=1,
-        )
-        text_studio: TextStudio | None = None
-        if texts is not None:
-            of_texts = LPDTextPipeline.from_pretrained(
-                texts.model,
-                texts.tokenizer_name,
-                text_encoder=config.text_encoder,
-                device=texts.device,
-                dtype=texts.dtype,
-                batch_size=1,
-            )
-            text_studio = TextStudio(of_texts, texts.model)
+        studio, text_studio = load_studios(config, texts, config.text_encoder)
         with contextlib.suppress(KeyboardInterrupt):  # it is how a page is ended
             serve(
-                Studio(pipe, config.model),
+                studio,
                 config.port or free_port(),
                 lambda address: print(f"open {address}; Ctrl-C ends it", flush=True),
                 text_studio,

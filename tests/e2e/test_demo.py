@@ -18,6 +18,9 @@ from PIL import Image
 from lpd.models.lpd import LPD, LPDConfig
 from lpd.pipeline import LPDPipeline
 from lpd.pipeline_results import PipelineResult
+from lpd.text_pipeline import LPDTextPipeline
+from lpd.texts.encoders import TextEncoder
+from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.weights import save_pretrained
 from scripts.demo_page.painting import enlarged, mask_image
 from scripts.demo_page.process import running_demo
@@ -43,6 +46,7 @@ class Demo(NamedTuple):
     seen: Visit
     address: str
     pipe: LPDPipeline
+    texts: LPDTextPipeline
 
     def open(self, tab: str = "Generate") -> Any:
         """The page as new."""
@@ -81,8 +85,29 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def texts(
+    folder: Path,
+    tokenizer_folder: Path,
+    make_text_model: Callable[..., LPD],
+    text_encoder_folder: Callable[[str], Path],
+) -> LPDTextPipeline:
+    """A random model of texts, saved beside the other."""
+    encoder = TextEncoder.from_pretrained(
+        text_encoder_folder("t5"), torch.device("cpu"), max_length=20
+    )
+    tokenizer = VQTokenizer.from_pretrained(tokenizer_folder, torch.device("cpu"))
+    model = make_text_model(img_size=32, text_width=16, text_length=20)
+    pipe = LPDTextPipeline(model, tokenizer, encoder, batch_size=1)
+    pipe.save_pretrained(folder / "texts")
+    return pipe
+
+
+@pytest.fixture(scope="module")
 def demo(
-    folder: Path, tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory
+    folder: Path,
+    texts: LPDTextPipeline,
+    tokenizer_folder: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Demo]:
     temporary = tmp_path_factory.mktemp("temporary")
     executable = find_browser()
@@ -90,6 +115,7 @@ def demo(
     with (
         running_demo(
             *("--model", str(folder), "--tokenizer", str(tokenizer_folder), "--device", "cpu"),
+            *("--text_model", str(folder / "texts")),
             TMPDIR=str(temporary),
             OMP_NUM_THREADS="1",
         ) as (address, process),
@@ -97,7 +123,7 @@ def demo(
     ):
         seen.page.set_default_timeout(PATIENCE)
         pipe = LPDPipeline.from_pretrained(folder, tokenizer_folder, device="cpu", batch_size=1)
-        yield Demo(seen, address, pipe)
+        yield Demo(seen, address, pipe, texts)
     assert process.returncode == 0
     assert list(temporary.iterdir()) == []  # what was uploaded and shown is gone
     assert seen.complaints == []
@@ -176,6 +202,17 @@ def test_an_image_comes_about_pass_by_pass(demo: Demo) -> None:
     assert len(set(numbers)) >= 3
     assert len({image for _, image in noted if image}) >= 3
     check_shown(page, "generate", demo.pipe("crane fly", **demo.options(6)))
+
+
+def test_an_image_of_a_prompt(demo: Demo) -> None:
+    page = demo.open("Prompt")
+    fill(page, "prompt-text", "a red <b>3</b>")
+    fill(page, "prompt-not", "blue")
+    fill(page, "prompt-passes", "5")
+    page.click("#prompt-button")
+    wait_until_done(page, "prompt", "64 cells in 5 passes; a red <b>3</b>")
+    expected = demo.texts("a red <b>3</b>", negative_prompt="blue", **demo.options(5))
+    check_shown(page, "prompt", expected)
 
 
 def test_orders_with_passes_of_their_own_take_no_number(demo: Demo) -> None:
