@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
@@ -247,21 +248,38 @@ def run_stage(name: str, command: tuple[str, ...], output_dir: Path) -> None:
         raise InputError(f"stage {name} failed with exit code {finished.exit_code}")
 
 
-def run(config: QuickstartConfig) -> None:
-    """Run all stages, then say what each took."""
-    if not read_times(config.output_dir):
+def run_stages(
+    stages: Mapping[str, tuple[str, ...]], output_dir: Path, setup_seconds: float
+) -> None:
+    """Run all stages, then say what each took.
+
+    Args:
+        stages: their commands by name, in order.
+        output_dir: where the record of their times is.
+        setup_seconds: how long setting up the environment took.
+
+    Raises:
+        InputError: as :func:`run_stage`.
+        KeyboardInterrupt: as :func:`run_stage`.
+    """
+    if not read_times(output_dir):
         setup = ("bash", "environment_setup.sh")
-        done = StageTime(command=setup, seconds=config.setup_seconds, complete=True)
-        write_times(config.output_dir, {SETUP_NAME: done})
-    for name, command in commands(config).items():
-        run_stage(name, command, config.output_dir)
-    times = read_times(config.output_dir)
+        done = StageTime(command=setup, seconds=setup_seconds, complete=True)
+        write_times(output_dir, {SETUP_NAME: done})
+    for name, command in stages.items():
+        run_stage(name, command, output_dir)
+    times = read_times(output_dir)
     print(f"\n{'stage':<28}{'seconds':>8}{'peak MiB':>10}")
     for name, each in times.items():
         print(f"{name:<28}{each.seconds:>8.1f}{each.memory_text:>10}")
     total = sum(each.seconds for each in times.values())
     print(f"{'all':<28}{total:>8.1f}{max(t.peak_memory_mib for t in times.values()):>10.0f}")
-    print(f"\nopen {config.output_dir / 'report.html'}")
+    print(f"\nopen {output_dir / 'report.html'}")
+
+
+def run(config: QuickstartConfig) -> None:
+    """Run the quickstart."""
+    run_stages(commands(config), config.output_dir, config.setup_seconds)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class ScenesConfig:
     """Training scenes."""
     num_val: int = 500
     """Held-out scenes, of held-out scans; and as many of held-out combinations."""
-    num_captions: int = 3
+    num_captions: int = 2
     """Captions of a scene."""
     seed: int = 0
     """Names all random numbers."""

@@ -178,7 +178,7 @@ def load_scorer(folder: Path) -> Scorer:
     Raises:
         InputError: it is not there, or is another.
     """
-    config = find_config(folder, ScorerConfig)
+    config = find_config(folder, ScorerConfig) if folder.is_dir() else None
     if config is None:
         raise InputError(f"there is no scorer in {folder}: run train_scorer.py first")
     scorer = Scorer(config)
