@@ -33,6 +33,7 @@ from lpd.training.memory import Workload, memory_of
 from lpd.training.throughput import flops_per_image
 from lpd.weights import save_pretrained
 from scripts.quickstart.make_digits import enlarge
+from scripts.quickstart_text.encoder import packaged_encoder
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -78,7 +79,7 @@ class Entry:
         return text
 
 
-QUICKSTART = "outputs/quickstart"
+QUICKSTART, TEXT_QUICKSTART = "outputs/quickstart", "outputs/quickstart_text"
 TINY_EVALUATION = f"--feature_extractor {QUICKSTART}/classifier --num_workers 0"
 DRY = "--dry_run"
 ENTRIES = (
@@ -143,6 +144,42 @@ ENTRIES = (
         changes={"lpd_l_256.sh": f"lpd_l_256.sh {DRY}"},
         prints=r'"total": 40.46(.*\n)*.*"total": 9.89(.*\n)*.*"total": 6.35',
     ),
+    # Text to image.
+    Entry(
+        shows="bash scripts/quickstart_text.sh",
+        changes={"quickstart_text.sh": f"quickstart_text.sh {DRY}"},  # test_quickstart_text.py
+        prints='"output_dir": "outputs/quickstart_text"',
+    ),
+    Entry(shows="LPDTextPipeline.from_pretrained(", leaves=("three_and_seven.png",)),
+    Entry(
+        shows="for SIZE in 256 512 1024",
+        changes={
+            "main_cache.py": f"main_cache.py {DRY}",
+            "main_train.py": f"main_train.py {DRY}",
+        },
+        prints=r'google/gemma-2-2b(.*\n)*.*"pretrained_ckpt": "runs/t2i_512/model"',
+    ),
+    Entry(
+        shows="scripts/prompt_images.py",
+        changes={
+            "python scripts/prompt_images.py --pretrained_ckpt runs/t2i_1024/model": (
+                'echo \'{"tag": "colors", "include": [], "prompt": "a red 3"}\' '
+                "> evaluation_metadata.jsonl\n"
+                'echo \'{"filename": "runs/geneval/images/00000/samples/0000.png", "tag": "colors",'
+                ' "prompt": "a red 3", "correct": true, "reason": ""}\' > results.jsonl\n'
+                f"python scripts/prompt_images.py --pretrained_ckpt {TEXT_QUICKSTART}/lpd/model"
+            ),
+            "--vqgan_path tokenizers/vq_ds16_t2i.pt": f"--vqgan_path {TEXT_QUICKSTART}/tokenizer",
+            "--generation_steps 64": "--generation_steps 4",
+            "--clip CLIP_FOLDER": f"--clip CLIP_FOLDER {DRY}",
+            "main_eval.py --plan_loss": f"main_eval.py --plan_loss {DRY}",
+        },
+        leaves=(
+            "runs/geneval/images/00000/samples/0003.png",
+            "runs/geneval/images/00000/metadata.jsonl",
+            "runs/geneval_scores/results.json",
+        ),
+    ),
     Entry(shows="ORDERS.append(", leaves=("from_the_middle.png",)),
     # The road to ImageNet.
     Entry(
@@ -182,7 +219,7 @@ ENTRIES = (
         prints=r'"model": "lpd_l"',
     ),
     Entry(
-        shows="main_eval.py --plan_loss",
+        shows="runs/plans_lpd_l_256",
         changes={
             "--model lpd_l --pretrained_ckpt weights/lpd_l_256.pth": (
                 f"--pretrained_ckpt {QUICKSTART}/lpd/model"
@@ -386,6 +423,24 @@ def write_quickstart(folder: Path) -> None:
     Classifier(classifier).eval().save(folder / "classifier")
 
 
+def write_text_quickstart(folder: Path, tokenizer_folder: Path) -> None:
+    """What the quickstart of texts leaves, likewise, with the encoder that it takes."""
+    shutil.copytree(tokenizer_folder, folder / "tokenizer")
+    tokenizer = VQTokenizer.from_pretrained(tokenizer_folder, torch.device("cpu"))
+    config = config_of_preset(
+        "lpd_t2i_tiny",
+        img_size=32,
+        stride=tokenizer.stride,
+        vocab_size=tokenizer.vocab_size,
+        text_width=384,
+        text_length=16,
+        text_encoder=str(packaged_encoder()),
+    )
+    model = LPD(config)
+    model.init_weights()
+    save_pretrained(folder / "lpd" / "model", model, config)
+
+
 def write_program(path: Path, *command: object) -> None:
     """A program that starts another one with its own arguments."""
     words = " ".join(f"'{word}'" for word in command)
@@ -404,6 +459,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, copy / name)
     write_quickstart(copy / QUICKSTART)
+    write_text_quickstart(copy / TEXT_QUICKSTART, copy / QUICKSTART / "tokenizer")
     programs = copy.parent / "environment" / "bin"
     programs.mkdir(parents=True)
     for name in ("python", "torchrun"):
