@@ -166,7 +166,8 @@ def edit_source(
     num_left = len(known) - num_known
     steps, schedule = editing.edit_steps, decoding.sizes.group_size_schedule
     if steps is None:
-        of_all = decoding.generation_steps or default_steps(len(known))
+        of_all = decoding.generation_steps
+        of_all = default_steps(len(known)) if of_all is None else of_all
         steps = passes_left(of_all, len(known), num_known, schedule)
     elif steps > num_left:
         raise InputError(

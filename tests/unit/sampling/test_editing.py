@@ -153,6 +153,10 @@ def test_an_order_with_own_passes_takes_those_whatever_the_steps() -> None:
 def test_steps_that_do_not_fit_what_is_left_are_refused() -> None:
     with pytest.raises(InputError, match="edit_steps 41 are more than the 40 cells"):
         edit_source(OrderOptions(), EditOptions(edit_steps=41), (8, 8), known_first(24))
+    with pytest.raises(InputError, match="0 generation steps do not fit 64 positions"):
+        edit_source(OrderOptions(generation_steps=0), EditOptions(), (8, 8), known_first(24))
+    of_all = edit_source(OrderOptions(), EditOptions(), (8, 8), known_first(24))
+    assert of_all.group_sizes == sizes_left(passes_left(20, 64, 24), 64, 24)
     decoding = OrderOptions(sizes=GroupSizeOptions(group_sizes="20x2"))
     with pytest.raises(InputError, match="told by group_sizes 20x2: leave out edit_steps 2"):
         edit_source(decoding, EditOptions(edit_steps=2), (8, 8), known_first(24))
