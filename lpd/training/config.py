@@ -14,7 +14,6 @@ from lpd.evaluation.features.names import INCEPTION
 from lpd.launcher import world_size
 from lpd.models.presets import (
     STRIDE,
-    TEXT_LENGTH,
     TEXT_WIDTH,
     preset_conditioning,
     preset_shape,
@@ -298,7 +297,7 @@ class TrainConfig:
             dim=dim,
             num_heads=num_heads,
             text_width=TEXT_WIDTH if has_texts else 0,
-            text_length=TEXT_LENGTH if has_texts else 0,
+            text_length=self.text.text_length if has_texts else 0,
             num_positions=max(1, self.img_size // STRIDE) ** 2,
             batch_size=self.batch_size,
             bf16=self.bf16,
