@@ -21,9 +21,9 @@ from lpd.models.lpd import LPDConfig
 from lpd.models.text_encoder import check_encoder
 from lpd.randomness import Stream, generator
 from lpd.texts.config import TextEncoderOptions
-from lpd.texts.features import CaptionFeatures, FeatureCache, feature_folder, open_features
+from lpd.texts.features import CaptionFeatures
 from lpd.texts.identity import EncoderIdentity
-from lpd.texts.sources import FeatureSource
+from lpd.texts.sources import FeatureSource, stored_features
 
 Rows = npt.NDArray[np.int64]
 """(B,) images, as rows of a cache."""
@@ -250,12 +250,12 @@ def _features_for(
             layer=config.text_layer,
             width=config.text_width,
         )
-        folder = feature_folder(cache, identity, config.text_length)
-        if folder.is_dir():
-            return FeatureCache(cache, folder)
+        stored = stored_features(cache, identity, config.text_length, world)
+        if stored is not None:
+            return stored
     name = text_encoder or config.text_encoder
     if name is None:
-        return open_features(cache)
+        return FeatureSource(TextEncoderOptions(), world, world.device).of(cache)
     options = TextEncoderOptions(
         text_encoder=name, text_length=config.text_length, text_layer=config.text_layer
     )

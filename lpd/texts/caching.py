@@ -30,6 +30,7 @@ from lpd.texts.features import (
     shard_files,
 )
 from lpd.texts.shards import write_shard
+from lpd.texts.sources import load_encoder
 
 _TEXTS_AT_ONCE = 512
 
@@ -45,7 +46,7 @@ def run_caching_with_features(config: CachingConfig, world: World) -> None:
             :meth:`lpd.texts.encoders.TextEncoder.from_pretrained`.
     """
     named = config.encoder.text_encoder is not None
-    encoder = load_encoder(config.encoder, world) if named else None
+    encoder = load_encoder(config.encoder, world, world.device) if named else None
     run_caching(config.cache, world)
     if encoder is None:
         return
@@ -62,24 +63,7 @@ def run_feature_caching(options: TextEncoderOptions, cache: CodeCache, world: Wo
             :meth:`lpd.texts.encoders.TextEncoder.from_pretrained`.
     """
     captions_of(cache)
-    cache_features(load_encoder(options, world), cache, world)
-
-
-def load_encoder(options: TextEncoderOptions, world: World) -> TextEncoder:
-    """The text encoder that options name, on each process's device.
-
-    Raises:
-        InputError: none is named, or as :meth:`lpd.texts.encoders.TextEncoder.from_pretrained`.
-    """
-    if options.text_encoder is None:
-        raise InputError("no text encoder is named: give one with --text_encoder")
-    return TextEncoder.from_pretrained(
-        options.text_encoder,
-        world.device,
-        max_length=options.text_length,
-        layer=options.text_layer,
-        world=world,
-    )
+    cache_features(load_encoder(options, world, world.device), cache, world)
 
 
 def cache_features(encoder: TextEncoder, cache: CodeCache, world: World) -> None:
