@@ -18,11 +18,10 @@ from lpd.errors import InputError
 from lpd.models.condition import Condition, TextCondition
 from lpd.models.conditioning import make_conditioning
 from lpd.models.lpd import LPDConfig
-from lpd.models.text_encoder import check_encoder
+from lpd.models.text_encoder import check_encoder, identity_in
 from lpd.randomness import Stream, generator
 from lpd.texts.config import TextEncoderOptions
 from lpd.texts.features import CaptionFeatures
-from lpd.texts.identity import EncoderIdentity
 from lpd.texts.sources import FeatureSource, stored_features
 
 Rows = npt.NDArray[np.int64]
@@ -243,13 +242,8 @@ def conditions_for(
 def _features_for(
     cache: CodeCache, config: LPDConfig, world: World, text_encoder: str | None
 ) -> CaptionFeatures:
-    if text_encoder is None and config.text_encoder_sha256 is not None:
-        identity = EncoderIdentity(
-            name=config.text_encoder or "the model's",
-            sha256=config.text_encoder_sha256,
-            layer=config.text_layer,
-            width=config.text_width,
-        )
+    identity = identity_in(config)
+    if text_encoder is None and identity is not None:
         stored = stored_features(cache, identity, config.text_length, world)
         if stored is not None:
             return stored

@@ -33,7 +33,30 @@ def check_encoder_fields(config: Any) -> None:
     check_layer(config.text_layer)
 
 
-def check_encoder(config: Any, identity: EncoderIdentity, *, max_length: int | None = None) -> None:
+def identity_in(config: Any) -> EncoderIdentity | None:
+    """The text encoder that a model reads; None where its configuration does not tell, or it reads
+    no text.
+
+    Args:
+        config: an ``LPDConfig``.
+    """
+    if config.conditioning != "text" or config.text_encoder_sha256 is None:
+        return None
+    return EncoderIdentity(
+        name=config.text_encoder or "the model's",
+        sha256=config.text_encoder_sha256,
+        layer=config.text_layer,
+        width=config.text_width,
+    )
+
+
+def check_encoder(
+    config: Any,
+    identity: EncoderIdentity,
+    *,
+    max_length: int | None = None,
+    place: str | None = None,
+) -> None:
     """Check that hidden states are what a model reads.
 
     A model that does not say which encoder it was trained with takes any of its width.
@@ -42,6 +65,7 @@ def check_encoder(config: Any, identity: EncoderIdentity, *, max_length: int | N
         config: the model's, an ``LPDConfig``.
         identity: of the encoder.
         max_length: the most rows that a text has, where it is known.
+        place: where the model is, for messages.
 
     Raises:
         InputError: the model reads no text, that of another encoder or layer, or shorter ones; the
@@ -52,6 +76,7 @@ def check_encoder(config: Any, identity: EncoderIdentity, *, max_length: int | N
             f"this model is conditioned on {config.conditioning}, not on text: it has no use for "
             f"the text encoder {identity.name}"
         )
+    model = "this model" if place is None else f"the model {place}"
     problems = []
     if config.text_encoder_sha256 is not None:
         if config.text_encoder_sha256 != identity.sha256:
@@ -63,11 +88,11 @@ def check_encoder(config: Any, identity: EncoderIdentity, *, max_length: int | N
     if problems:
         own = config.text_encoder or "another one"
         raise InputError(
-            f"the text encoder {identity.name} is not this model's, which is {own} "
+            f"the text encoder {identity.name} is not that of {model}, which is {own} "
             f"({'; '.join(problems)}); give the model's own"
         )
     if max_length is not None and max_length > config.text_length:
         raise InputError(
-            f"texts of up to {max_length} tokens are more than the {config.text_length} that this "
-            f"model reads; cut them with --text_length {config.text_length}"
+            f"texts of up to {max_length} tokens are more than the {config.text_length} that "
+            f"{model} reads; cut them with --text_length {config.text_length}"
         )

@@ -17,6 +17,7 @@ from lpd.files import printable, write_json
 from lpd.launcher import launcher_is_gone
 from lpd.models.layers import Attend, RaggedAttend
 from lpd.models.lpd import LPD, LPDConfig
+from lpd.models.text_encoder import check_encoder, identity_in
 from lpd.models.visibility import Visibility, training_attention
 from lpd.orders.group_sizes import GroupSizes
 from lpd.pretrained import fit_conditioning, fit_pos_embed
@@ -302,6 +303,9 @@ class Trainer:
             before = find_config(path, LPDConfig)
             if before is not None and before.tokenizer_sha256 is not None:
                 self.setup.cache.check(tokenizer_sha256=before.tokenizer_sha256)
+            own = identity_in(shape)
+            if own is not None and identity_in(before) is not None:
+                check_encoder(before, own, max_length=shape.text_length, place=str(path))
             state = fit_pos_embed(load_state_dict_file(path), shape)
             load_strictly(model, fit_conditioning(state, model), str(path))
         model.checkpoint_every = self.config.recompute_every

@@ -332,7 +332,7 @@ def test_with_a_text_encoder_of_transformers(
     np.testing.assert_array_equal(again(prompts[:3], **HOW).codes, result.codes[:3])
     with pytest.raises(InputError, match="not valid Unicode"):
         pipeline("\ud800", **HOW)
-    with pytest.raises(InputError, match=r"the text encoder .* is not this model's"):
+    with pytest.raises(InputError, match=r"the text encoder .* is not that of this model"):
         LPDTextPipeline.from_pretrained(
             tmp_path / "model", tokenizer_folder, text_encoder=text_encoder_folder("llama")
         )

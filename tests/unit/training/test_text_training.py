@@ -199,6 +199,29 @@ def test_it_starts_from_a_model_of_classes(config: TrainConfig, tmp_path: Path) 
     assert_same({name: state[name] for name in kept}, initial)
 
 
+def test_it_starts_from_no_model_of_another_text_encoder(
+    config: TrainConfig, tmp_path: Path, text_encoder_folder: Callable[[str], Path]
+) -> None:
+    train(dataclasses.replace(config, epochs=1))
+
+    def start(encoder: str, text_length: int = 12) -> Trainer:
+        text = TextEncoderOptions(text_encoder=encoder, text_length=text_length)
+        later = {"text": text, "output_dir": tmp_path / "later"}
+        later |= {"pretrained_ckpt": config.output_dir / "model"}
+        return Trainer(TrainingSetup(dataclasses.replace(config, **later), World()))
+
+    own = str(config.text.text_encoder)
+    assert_same(
+        load_model(config.output_dir / "model", CPU).state_dict(), start(own).model.state_dict()
+    )
+    with pytest.raises(
+        InputError, match=r"the text encoder .* is not that of the model .*out/model"
+    ):
+        start(str(text_encoder_folder("llama")))  # of the same width
+    with pytest.raises(InputError, match="cut them with --text_length 12"):
+        start(own, text_length=20)
+
+
 def test_losses_of_plans_are_those_of_the_training(config: TrainConfig, tmp_path: Path) -> None:
     train(config)
     assert config.validation.val_cached_path is not None
