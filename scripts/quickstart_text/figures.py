@@ -34,7 +34,7 @@ _STYLE: Settings = {
 def prompts_and_pictures(
     rows: Sequence[tuple[str, Sequence[Pixels], Sequence[bool | None]]],
     columns: Sequence[str],
-    num_blocks: int = 2,
+    num_blocks: int = 3,
 ) -> Figure:
     """Pictures beside the words that they are of.
 
@@ -46,22 +46,25 @@ def prompts_and_pictures(
     """
     height = -(-len(rows) // num_blocks)
     width = len(columns)
-    ratios = [3.2, *[1.0] * width] * num_blocks
+    ratios = [2.6, *[1.0] * width] * num_blocks
     with mpl.rc_context(_STYLE):
         figure, axes = plt.subplots(
             height,
             len(ratios),
-            figsize=(0.72 * sum(ratios), 0.82 * height + 0.3),
+            figsize=(0.62 * sum(ratios), 0.66 * height + 0.4),
             width_ratios=ratios,
             squeeze=False,
         )
+        engine = figure.get_layout_engine()
+        assert engine is not None
+        engine.set(w_pad=0.01, h_pad=0.02, wspace=0.0, hspace=0.0)  # type: ignore[call-arg]
         for axis in axes.flat:
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
         for number, (words, images, rights) in enumerate(rows):
             block, row = divmod(number, height)
             first = block * (width + 1)
-            axes[row, first].text(1, 0.5, _wrapped(words), ha="right", va="center", fontsize=7.5)
+            axes[row, first].text(1, 0.5, _wrapped(words), ha="right", va="center", fontsize=7)
             for axis, image, right in zip(axes[row, first + 1 :], images, rights, strict=False):
                 axis.imshow(np.moveaxis(image, 0, -1), interpolation="nearest")
                 axis.spines[:].set_visible(right is not None)
@@ -71,7 +74,7 @@ def prompts_and_pictures(
     return figure
 
 
-def _wrapped(words: str, most: int = 26) -> str:
+def _wrapped(words: str, most: int = 21) -> str:
     """Words in lines of up to so many characters."""
     lines = [""]
     for word in words.split():

@@ -103,7 +103,7 @@ def make_pictures(quickstart: QuickstartText) -> dict[str, bytes]:
     shown = quickstart.shares[SHOWN]
     return {
         "prompts": figure_bytes(figures.prompts_and_pictures(generated, names)),
-        "scenes": figure_bytes(figures.prompts_and_pictures(real, ["scene"], num_blocks=3)),
+        "scenes": figure_bytes(figures.prompts_and_pictures(real, ["scene"])),
         "animation": animation_bytes(frames),
         "passes": figure_bytes(figures.scores_by_passes(quickstart.shares)),
         "categories": figure_bytes(figures.categories(shown[SEEN], shown[HELD_OUT])),

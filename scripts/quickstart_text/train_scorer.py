@@ -53,10 +53,10 @@ class TrainScorerConfig:
     """The scenes that make_scenes.py wrote; it is measured on the held-out ones."""
     output_dir: Path
     """Where the network's folder goes; complete, it is left as it is."""
-    num_images: int = 4000
+    num_images: int = 6000
     """Scenes to learn from, drawn from the training scans in all combinations, held-out ones too:
     what it judges must not depend on what the transformer was trained on."""
-    num_steps: int = 400
+    num_steps: int = 800
     """Training steps."""
     batch_size: int = 32
     """Scenes per step."""
