@@ -15,8 +15,9 @@ if [ "${1:-}" = --quick ]; then
     shift
     set -- -m "not slow" "$@"
 fi
+# nproc takes that variable for the number of cores.
+cores=$(env -u OMP_NUM_THREADS nproc)
 # What the tests compute is small: threads of its own would only keep the other processes waiting.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-cores=$(nproc)
 # In the order of their names: the longest files come first, and no process is left with one alone.
 exec "$python" -m pytest -n $((cores < 8 ? cores : 8)) --dist loadfile --no-loadscope-reorder "$@"
