@@ -26,6 +26,7 @@ import numpy.typing as npt
 
 from lpd.data.cache_labels import check_folder_labels
 from lpd.data.captions import CAPTIONS_INDEX_NAME, CAPTIONS_NAME, Captions, CaptionStore
+from lpd.data.open_files import check_open_files
 from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.files import DAMAGED_ARCHIVE, atomic_path, printable, read_json, told, write_json
@@ -298,13 +299,11 @@ class ShardedCache(CodeCache):
                 "cache anew with main_cache.py"
             )
         self.path = path
-        self.image_size = meta["image_size"]
-        self.vocab_size = meta["vocab_size"]
+        self.image_size, self.vocab_size = meta["image_size"], meta["vocab_size"]
         self.tokenizer_sha256 = meta["tokenizer_sha256"]
         self.class_names = tuple(meta["class_names"])
-        num_images = meta["num_images"]
+        num_images, captions_sha256 = meta["num_images"], meta.get(_CAPTIONS_KEY)
         self._shard_files = shard_files = _shard_files(path, num_images)
-        captions_sha256 = meta.get(_CAPTIONS_KEY)
         self._index_files = [path / LABELS_NAME]
         if captions_sha256 is not None:
             self._index_files += [path / CAPTIONS_NAME, path / CAPTIONS_INDEX_NAME]
@@ -331,6 +330,7 @@ class ShardedCache(CodeCache):
                 f"{path / META_NAME} must have either classes or captions; make the cache anew"
             )
         check_folder_labels(self.labels, self.files, self.class_names, place=path / LABELS_NAME)
+        check_open_files(len(shard_files), f"the code cache {path}")
         self._shards = [_load_array(file, mmap=True) for file in shard_files]
         self.num_positions = self._shards[0].shape[-1]
         for shard, (codes, file) in enumerate(zip(self._shards, shard_files, strict=True)):

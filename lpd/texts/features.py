@@ -17,6 +17,7 @@ from torch import Tensor
 from lpd.data import code_cache
 from lpd.data.captions import Captions
 from lpd.data.code_cache import CodeCache
+from lpd.data.open_files import open_files_allowed
 from lpd.errors import InputError
 from lpd.files import printable, read_json
 from lpd.provenance import Origin, digest, missing
@@ -27,8 +28,7 @@ from lpd.texts.shards import DamagedShardError, Shard
 FORMAT_VERSION = 1
 FOLDER = "features"
 META_NAME = "meta.json"
-# A memory map holds on to its file, of which systems allow a process 1024 or so.
-_MOST_OPEN = 256
+_FEW_OPEN = 16  # files, where the system lets a process have hardly any
 _NAME = "text_encoder"  # in meta.json; no difference between caches
 
 
@@ -115,10 +115,11 @@ class FeatureCache:
                 "same main_cache.py command again to complete it"
             )
         self._shards: dict[int, Shard] = {}
+        self._allowed: int | None = None  # files that this process may have open
 
     def __getstate__(self) -> dict[str, Any]:
         # A memory map would be sent to other processes as a copy of all that it maps.
-        return {**self.__dict__, "_shards": {}}
+        return {**self.__dict__, "_shards": {}, "_allowed": None}
 
     def get(self, rows: npt.NDArray[np.int64], which: npt.NDArray[np.int64]) -> list[Tensor]:
         """See :meth:`CaptionFeatures.get`."""
@@ -135,6 +136,13 @@ class FeatureCache:
                 ) from error
         return features
 
+    def _most_open(self) -> int:
+        """All files, where the system lets a process have as many open: to open one anew takes ten
+        times as long as to read a text."""
+        if self._allowed is None:
+            self._allowed = max(_FEW_OPEN, open_files_allowed(len(self._files)))
+        return self._allowed
+
     def _open(self, shard: int) -> Shard:
         opened = self._shards.get(shard)
         if opened is not None:
@@ -144,7 +152,7 @@ class FeatureCache:
         num_images = min(code_cache.SHARD_IMAGES, self._num_images - start)
         if opened.num_images != num_images:
             raise DamagedShardError(f"it is of {opened.num_images} images, expected {num_images}")
-        while len(self._shards) >= _MOST_OPEN:
+        while len(self._shards) >= self._most_open():
             self._shards.pop(next(iter(self._shards)), None)
         self._shards[shard] = opened
         return opened

@@ -357,12 +357,15 @@ def test_other_processes_open_the_files_themselves(
     assert_equal(torch.load(tmp_path / "found"), expected)
 
 
-def test_few_files_are_open_at_a_time(whole: CodeCache, encoder: TextEncoder) -> None:
+def test_few_files_are_open_where_few_may_be(whole: CodeCache, encoder: TextEncoder) -> None:
     stored = open_features(whole)
     backwards, which = np.arange(8)[::-1], np.zeros(8, np.int64)
     rows = np.concatenate([backwards, np.arange(8), backwards])
     expected = OnlineFeatures(whole, encoder).get(rows, which.repeat(3))
-    with mock.patch.object(features_module, "_MOST_OPEN", 2):
+    with (
+        mock.patch.object(features_module, "open_files_allowed", return_value=0),
+        mock.patch.object(features_module, "_FEW_OPEN", 2),
+    ):
         for row, features in zip(rows, expected, strict=True):
             assert_equal(stored.get(np.array([row]), which[:1]), [features])
             assert len(stored._shards) <= 2
