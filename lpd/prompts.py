@@ -71,15 +71,17 @@ def load_encoder(
 def encode_prompts(encoder: Encoder, prompts: Sequence[Prompt]) -> list[Tensor | None]:
     """The hidden states that stand for prompts, (n, E) each; None for a blank one.
 
-    What is longer than the encoder reads is cut, of which there is one warning.
+    White space around a prompt is no part of it, as around the captions of a training. What is
+    longer than the encoder reads is cut, of which there is one warning.
 
     Raises:
         InputError: a prompt is no text.
     """
     for prompt in prompts:
         _check_prompt(prompt)
-    written = [prompt for prompt in dict.fromkeys(prompts) if prompt and prompt.strip()]
-    cut = [prompt for prompt in written if encoder.num_cut([prompt])]
+    texts = [None if prompt is None else prompt.strip() for prompt in prompts]
+    written = [text for text in dict.fromkeys(texts) if text]
+    cut = [text for text in written if encoder.num_cut([text])]
     if cut:
         count = "a prompt is" if len(cut) == 1 else f"{len(cut)} prompts are"
         warnings.warn(
@@ -88,7 +90,7 @@ def encode_prompts(encoder: Encoder, prompts: Sequence[Prompt]) -> list[Tensor |
             stacklevel=4,
         )
     found = dict(zip(written, encoder.encode(written), strict=True))
-    return [None if prompt is None else found.get(prompt) for prompt in prompts]
+    return [None if text is None else found.get(text) for text in texts]
 
 
 def listed(given: Any) -> list[Any]:

@@ -82,6 +82,9 @@ def test_images_are_those_of_hidden_states(pipeline: LPDTextPipeline, encoder: A
 def test_each_text_is_encoded_once(pipeline: LPDTextPipeline, encoder: Any) -> None:
     pipeline(["a", "b", "a", " "], negative_prompt="b", num_images_per_prompt=3, **HOW)
     assert encoder.encoded == [["a", "b"]]
+    # As captions are cached: where a tokenizer keeps white space, it would be another text.
+    pipeline(["a\n", "a"], negative_prompt="\tc d ", **HOW)
+    assert encoder.encoded[1:] == [["a", "c d"]]
 
 
 def test_several_images_of_a_prompt(pipeline: LPDTextPipeline) -> None:
