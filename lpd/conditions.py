@@ -81,6 +81,11 @@ class CacheConditions(ABC):
         """What a training is about beside the images and codes, by name."""
         return {}
 
+    @property
+    def told(self) -> str:
+        """Where they come from, where that is not the cache alone; otherwise empty."""
+        return ""
+
 
 class ClassConditions(CacheConditions):
     """Classes."""
@@ -193,6 +198,11 @@ class CaptionConditions(CacheConditions):
             "text_layer": self._features.identity.layer,
             "text_length": self._features.max_length,
         }
+
+    @property
+    def told(self) -> str:
+        """Files of features, or an encoder."""
+        return self._features.told
 
 
 def conditions_of(

@@ -43,6 +43,10 @@ class CaptionFeatures(Protocol):
     def max_length(self) -> int:
         """The most rows that a text has."""
 
+    @property
+    def told(self) -> str:
+        """Where they come from, in a few words."""
+
     def get(self, rows: npt.NDArray[np.int64], which: npt.NDArray[np.int64]) -> list[Tensor]:
         """The features of captions.
 
@@ -82,6 +86,11 @@ class OnlineFeatures:
         """The most rows that a text has."""
         return self._encoder.max_length
 
+    @property
+    def told(self) -> str:
+        """See :attr:`CaptionFeatures.told`."""
+        return f"encoded as needed on {self._encoder.device.type}"
+
     def get(self, rows: npt.NDArray[np.int64], which: npt.NDArray[np.int64]) -> list[Tensor]:
         """See :meth:`CaptionFeatures.get`."""
         wanted = zip(rows.tolist(), which.tolist(), strict=True)
@@ -120,6 +129,11 @@ class FeatureCache:
     def __getstate__(self) -> dict[str, Any]:
         # A memory map would be sent to other processes as a copy of all that it maps.
         return {**self.__dict__, "_shards": {}, "_allowed": None}
+
+    @property
+    def told(self) -> str:
+        """See :attr:`CaptionFeatures.told`."""
+        return f"features from {printable(self.path)}"
 
     def get(self, rows: npt.NDArray[np.int64], which: npt.NDArray[np.int64]) -> list[Tensor]:
         """See :meth:`CaptionFeatures.get`."""

@@ -115,9 +115,10 @@ class Trainer:
         """What is trained on what, in a few lines."""
         source, shape = self.source, self.model.config
         millions = sum(p.numel() for p in self.model.parameters()) / 1e6
+        conditions = filter(None, (self.model.conditioning.told, self.setup.conditions.told))
         return (
             f"{self.config.model}: {millions:.3f} M parameters, "
-            f"{shape.num_positions} codes of {shape.vocab_size}, {self.model.conditioning.told}\n"
+            f"{shape.num_positions} codes of {shape.vocab_size}, {', '.join(conditions)}\n"
             f"{len(self.setup.cache.readable)} images, global batch {source.global_batch_size} on "
             f"{self.world.size} x {self.world.device.type}, "
             f"{source.steps_per_epoch} steps an epoch, {self.total_steps} in all; "

@@ -132,6 +132,17 @@ def test_cached_features_train_as_online_ones(config: TrainConfig, tmp_path: Pat
     assert (shape.text_length, shape.text_layer) == (12, -1)
 
 
+def test_it_says_where_features_come_from(config: TrainConfig) -> None:
+    cache_features_of(config)
+    cached = Trainer(TrainingSetup(config, World())).summary()
+    assert f"features from {config.cached_path}/features/" in cached
+    # Those in the cache are of another length.
+    config = dataclasses.replace(config, text=dataclasses.replace(config.text, text_length=13))
+    online = Trainer(TrainingSetup(config, World())).summary()
+    assert ", encoded as needed on cpu\n" in online
+    assert "features from" not in online
+
+
 def test_it_learns_what_the_captions_tell(config: TrainConfig) -> None:
     cache_features_of(config)
     config = dataclasses.replace(config, epochs=30, lr=1e-2, proj_dropout=0.0, label_drop_prob=0.0)
