@@ -92,6 +92,10 @@ class TextEncoder:
                 f"-{len(states)} to -1 counted from the last one; there is no text_layer {layer}"
             )
         self._layer = layer if layer < 0 else layer - len(states)
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)
+            self._stream.wait_stream(torch.cuda.current_stream(device))  # for the weights
         self.identity = EncoderIdentity(
             name=name, sha256=sha256, layer=self._layer, width=states[layer].shape[-1]
         )
@@ -196,15 +200,32 @@ class TextEncoder:
                 f"the tokenizer of {self.identity.name} has a token {highest}, its model none "
                 f"above {self._num_embeddings - 1}: they do not belong together"
             )
-        for group in self._groups(list(wanted)):
-            states = self._states(torch.tensor(group)).to(torch.bfloat16).cpu()  # (B, n, E)
+        with self._own_stream():
+            self._encode_groups(list(wanted), found)
+        return [found[each.ids] for each in tokens]
+
+    def _encode_groups(
+        self, texts: list[tuple[int, ...]], found: dict[tuple[int, ...], Tensor]
+    ) -> None:
+        """Add the hidden states of texts that differ to what is found.
+
+        Raises:
+            InputError: they are not finite.
+        """
+        for group in self._groups(texts):
+            states = self._states(torch.tensor(group)).to(torch.bfloat16)  # (B, n, E)
+            # Where they were computed: a CPU takes longer for that than a GPU does for all else.
             if not bool(states.isfinite().all()):
                 raise InputError(
                     f"hidden states of {self.identity.name} are not finite (NaN or infinity): its "
                     "weights are damaged, or its numbers do not fit the dtype it computes in"
                 )
-            found |= zip(group, states.unbind(), strict=True)
-        return [found[each.ids] for each in tokens]
+            found |= zip(group, states.cpu().unbind(), strict=True)
+
+    def _own_stream(self) -> contextlib.AbstractContextManager[Any]:
+        """Where a thread encodes for the next step of a training: to bring anything to the host, it
+        would wait on the training's stream for the whole step that is under way."""
+        return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
     def _groups(self, texts: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
         """Texts of one length each, which are encoded together."""

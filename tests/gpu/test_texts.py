@@ -1,6 +1,7 @@
 """Text encoders on a GPU, where texts of one length are encoded together."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,18 @@ def test_hidden_states_are_nearly_those_of_a_cpu(
             assert one.device == torch.device("cpu")
             assert one.dtype == torch.bfloat16
             torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+def test_encoding_does_not_wait_for_what_the_device_does_beside_it(
+    text_encoder_folder: Callable[[str], Path],
+) -> None:
+    device = torch.device("cuda", 0)
+    encoder = TextEncoder.from_pretrained(text_encoder_folder("llama"), device, max_length=24)
+    with ThreadPoolExecutor(1) as pool:  # as batches are prepared
+        expected = pool.submit(encoder.encode, TEXTS).result()
+        torch.cuda._sleep(10**10)  # some seconds
+        found = pool.submit(encoder.encode, TEXTS).result()
+        assert not torch.cuda.current_stream(device).query()
+    torch.cuda.synchronize(device)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
