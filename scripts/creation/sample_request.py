@@ -91,7 +91,8 @@ def read_prompts(file: Path) -> list[str]:
         InputError: it cannot be read, is not UTF-8, or has no prompt.
     """
     try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
+        # Not splitlines, which ends lines at characters that a prompt may hold.
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
         raise InputError(
             f"cannot read the prompts of {printable(file)} ({error}): give a text file in UTF-8"

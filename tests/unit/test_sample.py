@@ -475,3 +475,9 @@ def test_what_a_model_is_conditioned_on_is_told_by_its_configuration(
     assert is_of_texts("texts")  # of the hub
     assert not is_of_texts(str(model_folder))
     assert not is_of_texts("mit-han-lab/lpd_l_256")
+
+
+def test_a_line_of_prompts_ends_where_it_does_for_other_programs(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("\ufeffa red\u2028three\r\n\n a blue\x85five \n", encoding="utf-8", newline="")
+    assert read_prompts(file) == ["a red\u2028three", "a blue\x85five"]
