@@ -72,6 +72,10 @@ class TokenizerConfig:
     """Steps between two moves of unused codes; the last quarter of training has none."""
     checkpoint_every: int = 100
     """Steps between two checkpoints, from which an interrupted run goes on."""
+    contrast_start: bool = False
+    """Draw the vectors that codes start from by the contrast of their cells. Of images that are
+    mostly plain, plain cells would else take most of the codes, of which no one sees a difference,
+    and which a transformer would have to guess."""
     seed: int = 0
     """Names all random numbers of the run."""
 
@@ -189,6 +193,10 @@ class Trainer:
         vectors = torch.cat(
             [unit_rows(self.vqgan.pre_quant(part)) for part in images.split(self.config.batch_size)]
         )  # (M, E)
+        if self.config.contrast_start:
+            shares = contrast_of_cells(images, self.config.network.stride)  # (M,)
+            drawn = random.choice(len(vectors), len(vectors), p=shares.numpy())
+            vectors = vectors[torch.from_numpy(drawn)]
         codebook = self.vqgan.quantize.embedding.weight
         codebook.copy_(spherical_kmeans(vectors, len(codebook), random))
         self._uses.zero_()
@@ -259,6 +267,23 @@ def learning_rate(config: TokenizerConfig, step: int) -> float:
 def unit_rows(z: Tensor) -> Tensor:
     """(B, E, h, w) to unit vectors (B * N, E)."""
     return F.normalize(z.flatten(2).transpose(1, 2).flatten(0, 1), dim=-1)  # (B * N, E)
+
+
+def contrast_of_cells(images: Tensor, stride: int) -> Tensor:
+    """The standard deviation of each cell's pixels, as shares; a plain cell has a thousandth of
+    the highest.
+
+    Args:
+        images: (B, 3, S, S).
+        stride: pixels of a cell's side.
+
+    Returns:
+        (B * N,) that sum to 1, in the order of :func:`unit_rows`.
+    """
+    mean, square = (F.avg_pool2d(each, stride) for each in (images, images.square()))
+    deviation = (square - mean.square()).clamp_min(0).mean(dim=1).sqrt().flatten()  # (B * N,)
+    weights = deviation.double() + 1e-3 * max(1e-9, deviation.max().item())
+    return weights / weights.sum()
 
 
 def spherical_kmeans(vectors: Tensor, count: int, random: np.random.Generator) -> Tensor:

@@ -5,7 +5,6 @@ All of them are run every time: each program goes on where it stopped, leaves wh
 is, and refuses a folder of another configuration.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,13 +23,10 @@ SHOWN_STEPS = 16  # the number of passes that is drawn
 ORDERS = ("raster", RANDOM_NAME, LOCALITY_NAME)
 TEXT_LENGTH = 16  # tokens; the longest captions have 12
 GUIDANCE = 3.0
-# Numbers of passes that are trained; the file has their group sizes. In one pass all codes are
-# predicted from the text alone, which teaches a model to read long before it needs to: codes that
-# have neighbours tell most of each other.
-TRAINED_STEPS = (64, 32, 16, 8, 4, 2, 1)
-GROUP_SIZES = Path(__file__).with_name("group_sizes.json")
 # Shapes are learned first, and colours only then: a codebook that begins before has no colours.
 CONTINUOUS_SHARE = 0.4
+# Two thirds of the cells are black; with many codes for black, a transformer learns noise.
+FEW_PLAIN_CODES = ("--contrast_start", "--commitment", 1.0, "--network.codebook_size", 128)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +83,8 @@ def commands(config: QuickstartTextConfig) -> dict[str, tuple[str, ...]]:
         "tokenizer": (
             *("scripts/quickstart/train_tokenizer.py", "--data_path", scenes),
             *("--output_dir", tokenizer, "--num_steps", config.tokenizer_steps),
-            *("--continuous_share", CONTINUOUS_SHARE),
+            *("--continuous_share", CONTINUOUS_SHARE, *FEW_PLAIN_CODES),
+            *("--restart_every", config.tokenizer_steps),
         ),
         "cache": (*make_cache, "--captions", scenes / "train.jsonl", "--cached_path", cache),
         "cache of held-out scenes": (
@@ -100,7 +97,6 @@ def commands(config: QuickstartTextConfig) -> dict[str, tuple[str, ...]]:
             *("--epochs", config.epochs, "--batch_size", 16, "--lr", 2e-3),
             *("--lr_schedule", "cosine", "--warmup_epochs", 0.5, "--proj_dropout", 0.0),
             *("--no_random_flip", *repulsion, "--order_mix", ORDER_MIX),
-            *("--group_sizes_list", os.path.relpath(GROUP_SIZES)),
             *("--val_cached_path", held_out, "--eval_freq", 6, "--val_steps", SHOWN_STEPS),
         ),
         "generation": (

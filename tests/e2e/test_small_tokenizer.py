@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lpd.data.images import index_images
+from lpd.data.images import index_images, load_pixels
 from lpd.errors import InputError
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.tokenizer.vqgan import VQGANConfig
@@ -104,6 +104,24 @@ def test_interrupted_training_ends_in_the_same_weights(digits: Path, tmp_path: P
     assert {file.name for file in (tmp_path / "part").iterdir()} == {
         *("config.json", "model.safetensors", "training.json"),
     }
+
+
+def test_cells_are_weighed_by_their_contrast(digits: Path, tmp_path: Path) -> None:
+    image = torch.zeros(2, 3, 8, 8)
+    image[0, :, :4, 4:] = 0.5  # plain, though not black
+    image[1, :, 4:, :4] = torch.tensor([1.0, -1.0]).repeat(8).view(4, 4)
+    image[1, :, 4:, 4:] = torch.tensor([0.5, -0.5]).repeat(8).view(4, 4)
+    shares = train_tokenizer.contrast_of_cells(image, 4)
+    plain, half, whole = 0.001, 0.501, 1.001
+    expected = torch.tensor([plain] * 6 + [whole, half], dtype=torch.float64)
+    torch.testing.assert_close(shares, expected / expected.sum())
+    assert (train_tokenizer.contrast_of_cells(torch.ones(1, 3, 8, 8), 4) == 0.25).all()
+    trainer = train_tokenizer.Trainer(
+        make_config(digits, tmp_path, contrast_start=True),
+        load_pixels(index_images(digits / "val"), 16),
+    )
+    for _ in range(6):
+        assert np.isfinite(trainer.train_step())
 
 
 def test_trained_folder_is_a_tokenizer_and_stays(digits: Path, tmp_path: Path, capsys) -> None:

@@ -9,9 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpd.orders.group_sizes import load_group_sizes_list, make_group_sizes
 from scripts.quickstart_text.prompts import CATEGORIES, Prompt, Wanted, make_prompts
-from scripts.quickstart_text.run import GROUP_SIZES, NUM_CODES, TRAINED_STEPS
 from scripts.quickstart_text.scenes import (
     COLOURS,
     NUMBERS,
@@ -256,9 +254,3 @@ def test_shares_by_hand() -> None:
     assert more["two objects"].value == 1
     assert more[OVERALL].value == 0.5
     torch.testing.assert_close(more["single object"].error, np.sqrt(2 / 3 / 4))
-
-
-def test_group_sizes_are_those_of_the_numbers_of_passes() -> None:
-    assert load_group_sizes_list(GROUP_SIZES, NUM_CODES) == tuple(
-        make_group_sizes(NUM_CODES, steps) for steps in TRAINED_STEPS
-    )
