@@ -26,6 +26,7 @@ from lpd.texts.sources import FeatureSource, stored_features
 
 Rows = npt.NDArray[np.int64]
 """(B,) images, as rows of a cache."""
+_MOST_KEPT = 1 << 30  # bytes of hidden states of held-out captions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +143,8 @@ class CaptionConditions(CacheConditions):
         self._captions = cache.captions
         self._features = features
         self._conditioning = make_conditioning(config)
+        self._kept: dict[int, Tensor] = {}  # of the first captions, by row
+        self._room = _MOST_KEPT
 
     def empty(self, count: int, *, pin_memory: bool = False) -> TextCondition:
         """Of T rows in bfloat16."""
@@ -176,11 +179,22 @@ class CaptionConditions(CacheConditions):
         """The first captions."""
         memory = self.empty(len(rows))
         memory.features.zero_()
-        texts = self._features.get(rows, np.zeros(len(rows), dtype=np.int64))
-        for place, text in enumerate(texts):
+        for place, text in enumerate(self._first_captions(rows)):
             memory.features[place, : len(text)] = text
             memory.lengths[place] = len(text)
         return memory
+
+    def _first_captions(self, rows: Rows) -> list[Tensor]:
+        """Their hidden states. They are kept, as many as there is room for: the same images are
+        measured in plan after plan, and an encoder may be what takes longest."""
+        lacking = [row for row in dict.fromkeys(rows.tolist()) if row not in self._kept]
+        texts = self._features.get(np.array(lacking, np.int64), np.zeros(len(lacking), np.int64))
+        found = dict(zip(lacking, texts, strict=True))
+        for row, text in found.items():
+            if text.nbytes <= self._room:
+                self._kept[row] = text.clone()  # it may be a part of what is larger
+                self._room -= text.nbytes
+        return [found[row] if row in found else self._kept[row] for row in rows.tolist()]
 
     def examples(self, count: int) -> Examples:
         """The first captions of images spread evenly over the cache."""

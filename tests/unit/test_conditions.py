@@ -136,6 +136,31 @@ def test_held_out_images_have_their_first_captions(conditions: CaptionConditions
     assert not condition.features[2].any()  # of no text, nothing
 
 
+def test_held_out_captions_are_encoded_once_as_far_as_there_is_room(
+    cache: CodeCache, conditions: CaptionConditions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    get = NumberedFeatures.get
+
+    def noted(self: NumberedFeatures, rows: Any, which: Any) -> list[Tensor]:
+        asked.extend(rows.tolist())
+        return get(self, rows, which)
+
+    monkeypatch.setattr(NumberedFeatures, "get", noted)
+    plans = [np.array([4, 1, 1, 0]), np.array([0, 3]), np.array([3, 4, 1])]
+    for rows in plans * 2:
+        expected = get(NumberedFeatures(), rows, np.zeros_like(rows))
+        assert texts(conditions.held_out(rows)) == [each.tolist() for each in expected]
+    assert asked == [4, 1, 0, 3]
+
+    monkeypatch.setattr("lpd.conditions._MOST_KEPT", 4 * WIDTH * 2)  # bytes of the longest
+    few = CaptionConditions(cache, cast(CaptionFeatures, NumberedFeatures()), TEXT_CONFIG)
+    asked.clear()
+    for _ in range(2):
+        assert texts(few.held_out(plans[0])) == texts(conditions.held_out(plans[0]))
+    assert asked == [4, 1, 0, 1]
+
+
 def test_examples_are_spread_over_the_cache(conditions: CaptionConditions) -> None:
     examples = conditions.examples(3)
     assert examples.captions == ("0.0", "2.0", "4.0")
