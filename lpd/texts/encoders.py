@@ -8,6 +8,7 @@ n tokens of a text, E width, B texts that are encoded at once.
 """
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -21,10 +22,10 @@ from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.texts.config import check_layer, check_length
 from lpd.texts.encoder_files import encoder_folder, encoder_sha256
+from lpd.texts.foreign import check_whole, quiet, refusals_told
 from lpd.texts.identity import EncoderIdentity
 
 _TOKENS_AT_ONCE = 8192  # of texts of one length, where they are encoded together
-_MOST_CHARACTERS = 300  # of what transformers says
 _SHOWN = 60  # characters of a text in a message
 
 
@@ -140,7 +141,7 @@ class TextEncoder:
                 if world.is_main == rank_0:
                     folder = encoder_folder(name, **hub)
         sha256 = encoder_sha256(folder, world)
-        with world.together(), _errors_named(name), _quiet():
+        with world.together(), refusals_told(functools.partial(_told, name)), quiet():
             model, tokenizer = _load(folder, dtype)
             return cls(
                 model.to(device),
@@ -323,44 +324,13 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     if not has_encoder and config.is_encoder_decoder:
         model = model.get_encoder()
     # Poolers make one vector of a text, of which nothing here depends; many weights lack them.
-    missing = sorted(key for key in report["missing_keys"] if "pooler" not in key)
-    if missing:
-        raise InputError(
-            f"the weights in {folder} lack {missing[0]} and {len(missing) - 1} more: they are of "
-            "another model than its config.json tells"
-        )
+    check_whole(report, folder, unused="pooler")
     model.config.get_text_config().use_cache = False  # no more tokens will come
     return model, tokenizer
 
 
-@contextlib.contextmanager
-def _errors_named(name: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # transformers raises many kinds for what is damaged or unknown
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:_MOST_CHARACTERS]
-        raise InputError(
-            f"{name} cannot be loaded as a text encoder ({reason}); give one that transformers "
-            "reads without code of its own, with safetensors weights and a tokenizer"
-        ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the bars and reports that transformers writes while it loads."""
-    try:
-        from transformers.utils import logging
-    except ImportError:  # _load says so
-        yield
-        return
-    level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if has_bars:
-            logging.enable_progress_bar()
+def _told(name: str | Path, reason: str) -> str:
+    return (
+        f"{name} cannot be loaded as a text encoder ({reason}); give one that transformers reads "
+        "without code of its own, with safetensors weights and a tokenizer"
+    )

@@ -3,10 +3,10 @@
 B images or texts of S x S pixels, T tokens of a text at most, D dimensions of the space.
 """
 
-import contextlib
+import functools
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from lpd.errors import InputError
 from lpd.evaluation.features.float32 import full_float32
 from lpd.files import printable, read_json, sha256_of_file
+from lpd.texts.foreign import check_whole, quiet, refusals_told
 from lpd.weights import CONFIG_NAME, WEIGHTS_NAME
 
 _MODEL_TYPE = "clip"
@@ -32,7 +33,6 @@ _TOKENIZER_FILES = (
     *(name for names in _VOCABULARIES for name in names),
     *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
 )
-_MOST_CHARACTERS = 300  # of what transformers says
 BLOCK_TEXTS = 64
 """Texts that go through the network together."""
 
@@ -58,7 +58,7 @@ class Clip:
                 CLIP.
         """
         _check_files(folder)
-        with _errors_named(folder):
+        with refusals_told(functools.partial(_told, folder)):
             model, processor, tokenizer = _load(folder)
         return cls(
             model=model.to(device).eval().requires_grad_(False),
@@ -140,7 +140,7 @@ def _load(folder: Path) -> tuple[Any, Any, Any]:
     kind: Any = transformers.CLIPModel  # its types do not know of the report
     # Its threads would be lost in processes that are forked later.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with _quiet(transformers.utils.logging):
+    with quiet():
         processor = transformers.CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         model, report = kind.from_pretrained(
@@ -150,12 +150,7 @@ def _load(folder: Path) -> tuple[Any, Any, Any]:
             dtype=torch.float32,
             output_loading_info=True,
         )
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise InputError(
-            f"the weights in {printable(folder)} lack {missing[0]} and {len(missing) - 1} more: "
-            f"they are of another model than its {CONFIG_NAME} tells"
-        )
+    check_whole(report, folder)
     num_tokens, num_known = len(tokenizer), model.config.text_config.vocab_size
     if num_tokens > num_known:
         raise InputError(
@@ -165,29 +160,8 @@ def _load(folder: Path) -> tuple[Any, Any, Any]:
     return model, processor, tokenizer
 
 
-@contextlib.contextmanager
-def _quiet(logging: Any) -> Iterator[None]:
-    """Without the bars and reports that transformers writes while it loads."""
-    verbosity, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if has_bars:
-            logging.enable_progress_bar()
-
-
-@contextlib.contextmanager
-def _errors_named(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # transformers raises many kinds for what is damaged
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:_MOST_CHARACTERS]
-        raise InputError(f"cannot load the CLIP in {printable(folder)} ({reason})") from error
+def _told(folder: Path, reason: str) -> str:
+    return f"cannot load the CLIP in {printable(folder)} ({reason})"
 
 
 def _fingerprint(folder: Path) -> str:
