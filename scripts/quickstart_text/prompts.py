@@ -90,9 +90,16 @@ def make_prompts(num_images: int, seed: int = 0) -> list[Prompt]:
             if not chosen:
                 continue
             for scenes in itertools.islice(_in_turns(chosen, random), count):
-                phrases = phrases_of(
-                    scenes[0], with_colour=category.with_colour, with_place=category.with_place
-                )
+                phrases = [
+                    phrase
+                    for reverse in (False, True)
+                    for phrase in phrases_of(
+                        scenes[0],
+                        with_colour=category.with_colour,
+                        with_place=category.with_place,
+                        reverse=reverse,
+                    )
+                ]
                 prompts.append(
                     Prompt(
                         text=phrases[random.integers(len(phrases))],

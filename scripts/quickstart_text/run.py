@@ -24,7 +24,7 @@ ORDERS = ("raster", RANDOM_NAME, LOCALITY_NAME)
 TEXT_LENGTH = 16  # tokens; the longest captions have 12
 GUIDANCE = 3.0
 # Shapes are learned first, and colours only then: a codebook that begins before has no colours.
-CONTINUOUS_SHARE = 0.4
+CONTINUOUS_SHARE = 0.7
 # Two thirds of the cells are black; with many codes for black, a transformer learns noise.
 FEW_PLAIN_CODES = ("--contrast_start", "--commitment", 1.0, "--network.codebook_size", 128)
 
@@ -94,7 +94,7 @@ def commands(config: QuickstartTextConfig) -> dict[str, tuple[str, ...]]:
         "training": (
             *("main_train.py", "--model", "lpd_t2i_tiny", "--img_size", 32),
             *("--cached_path", cache, "--output_dir", training),
-            *("--epochs", config.epochs, "--batch_size", 16, "--lr", 2e-3),
+            *("--epochs", config.epochs, "--batch_size", 16, "--lr", 1.5e-3),
             *("--lr_schedule", "cosine", "--warmup_epochs", 0.5, "--proj_dropout", 0.0),
             *("--no_random_flip", *repulsion, "--order_mix", ORDER_MIX),
             *("--val_cached_path", held_out, "--eval_freq", 6, "--val_steps", SHOWN_STEPS),

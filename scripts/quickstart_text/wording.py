@@ -13,6 +13,9 @@ _RELATIONS = {
 }
 _TOGETHER = ("{} and {}", "{} with {}")
 _ALONE = ("{}", "only {}")
+# How often captions name the left or upper digit first. Were it every other time, the order of
+# names alone would tell nothing of places, and a model would long learn nothing of them.
+_LEFT_OR_UPPER_FIRST = 0.75
 # Of the further captions of a scene, how often they say it.
 _COLOUR_IS_SAID = 0.6
 _PLACE_IS_SAID = 0.7
@@ -26,34 +29,40 @@ def name_of(digit: Digit, *, with_colour: bool = True) -> str:
     return f"{'an' if number[0] == 'e' else 'a'} {number}"
 
 
-def phrases_of(scene: Scene, *, with_colour: bool, with_place: bool) -> list[str]:
-    """All phrasings that say so much of the scene.
+def phrases_of(
+    scene: Scene, *, with_colour: bool, with_place: bool, reverse: bool = False
+) -> list[str]:
+    """The phrasings that say so much of the scene.
 
     Args:
         scene: what is to be seen.
         with_colour: whether colours are said.
         with_place: whether it is said where two digits are.
+        reverse: whether the right or lower one of two digits is named first.
     """
-    names = [name_of(digit, with_colour=with_colour) for digit in scene.digits]
-    if len(names) == 1:
-        return [form.format(*names) for form in _ALONE]
-    return [
-        form.format(*order)
-        for first, order in zip(scene.digits, (names, names[::-1]), strict=True)
-        for form in (_RELATIONS[first.place] if with_place else _TOGETHER)
-    ]
+    digits = scene.digits[::-1] if reverse else scene.digits
+    names = [name_of(digit, with_colour=with_colour) for digit in digits]
+    of_two = _RELATIONS.get(digits[0].place, ()) if with_place else _TOGETHER
+    forms = _ALONE if len(names) == 1 else of_two
+    return [form.format(*names) for form in forms]
 
 
 def captions_of(scene: Scene, count: int, random: np.random.Generator) -> tuple[str, ...]:
     """Several captions of a scene: the first says all of it, others may leave out colours and
     places."""
-    captions = [_draw(phrases_of(scene, with_colour=True, with_place=True), random)]
-    for _ in range(count - 1):
-        with_colour, with_place = random.random(2) < (_COLOUR_IS_SAID, _PLACE_IS_SAID)
-        phrases = phrases_of(scene, with_colour=bool(with_colour), with_place=bool(with_place))
-        captions.append(_draw(phrases, random))
-    return tuple(captions)
+    return tuple(_draw_caption(scene, random, says_all=number == 0) for number in range(count))
 
 
-def _draw(phrases: list[str], random: np.random.Generator) -> str:
+def _draw_caption(scene: Scene, random: np.random.Generator, *, says_all: bool) -> str:
+    with_colour, with_place, reverse = random.random(3) < (
+        _COLOUR_IS_SAID,
+        _PLACE_IS_SAID,
+        1 - _LEFT_OR_UPPER_FIRST,
+    )
+    phrases = phrases_of(
+        scene,
+        with_colour=says_all or bool(with_colour),
+        with_place=says_all or bool(with_place),
+        reverse=bool(reverse),
+    )
     return phrases[random.integers(len(phrases))]

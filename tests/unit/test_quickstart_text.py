@@ -85,11 +85,29 @@ def test_captions_say_what_is_there(row: int, seed: int) -> None:
             assert place in {None, places[digit]}
 
 
+def test_captions_name_the_left_or_upper_digit_first_more_often() -> None:
+    random = np.random.default_rng(0)
+    scene = SCENES[-1]
+    assert [digit.number for digit in scene.digits] == [9, 8]
+    first = [
+        next(iter(read(caption)[0]))
+        for _ in range(300)
+        for caption in captions_of(scene, 2, random)
+    ]
+    assert 0.7 < first.count(9) / len(first) < 0.8
+
+
 def test_every_phrasing_is_another() -> None:
     for scene in (SCENES[0], SCENES[-1]):
         for with_colour, with_place in itertools.product((False, True), repeat=2):
-            phrases = phrases_of(scene, with_colour=with_colour, with_place=with_place)
-            assert len(set(phrases)) == len(phrases)
+            phrases = [
+                phrase
+                for reverse in (False, True)
+                for phrase in phrases_of(
+                    scene, with_colour=with_colour, with_place=with_place, reverse=reverse
+                )
+            ]
+            assert len(set(phrases)) == len(phrases) / (3 - len(scene.digits))
 
 
 def test_what_is_held_out_is_a_fifth_and_leaves_all_parts_to_learn() -> None:
