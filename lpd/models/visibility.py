@@ -145,9 +145,11 @@ def dense_attention(visibility: Visibility, lengths: Tensor | None = None) -> At
     if lengths is None:
         return functools.partial(scaled_dot_product_attention, attn_mask=mask)
 
-    @functools.cache
-    def bias(dtype: torch.dtype) -> Tensor:
+    def make_bias(dtype: torch.dtype) -> Tensor:
         return mask.new_zeros((), dtype=dtype).where(mask, -torch.inf)
+
+    # Where blocks are compiled, it is no graph of its own.
+    bias = functools.cache(torch.compiler.disable(make_bias))
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         # Of a boolean mask every block would make such numbers of its own, and keep them for its

@@ -35,6 +35,10 @@ class Digits(Conditioning):
     def __init__(self, config: LPDConfig) -> None:
         self.dim = config.dim
 
+    @property
+    def told(self) -> str:
+        return "numbers of three digits"
+
     def add_parameters(self, model: nn.Module) -> None:
         model.digit_emb = nn.Embedding(9, self.dim)
         model.digit_pos = nn.Parameter(torch.empty(3, self.dim))
