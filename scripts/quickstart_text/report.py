@@ -203,6 +203,7 @@ def page_texts(quickstart: QuickstartText) -> dict[str, str]:
         "num_codes": str(num_codes),
         "guidance": f"{quickstart.samples_settings['cfg']:g}",
         "guidance_schedule": quickstart.samples_settings["cfg_schedule"],
+        "temperature": f"{quickstart.samples_settings['temperature']:g}",
         "animation_rows": ", ".join(
             find_order(each.order).label
             for each in quickstart.settings

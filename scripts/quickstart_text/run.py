@@ -14,15 +14,17 @@ from lpd.orders.mixture import RANDOM_NAME
 from lpd.orders.registry import LOCALITY_NAME
 from scripts.quickstart.run import LOCALITY, ORDER_MIX, run_stages
 from scripts.quickstart_text.encoder import packaged_encoder
+from scripts.quickstart_text.scenes import SIZE
 
 # Folders that the report reads.
 SCENES_NAME, SCORER_NAME, TOKENIZER_NAME = "scenes", "scorer", "tokenizer"
 TRAINING_NAME, SAMPLES_NAME = "lpd", "samples"
-NUM_CODES = 64
-SHOWN_STEPS = 16  # the number of passes that is drawn
+NUM_CODES = 49
+SHOWN_STEPS = 12  # the number of passes that is drawn: a quarter of the codes
 ORDERS = ("raster", RANDOM_NAME, LOCALITY_NAME)
 TEXT_LENGTH = 16  # tokens; the longest captions have 12
-GUIDANCE = 3.0
+# The first codes need the text most, and guidance that grows leaves them without.
+SAMPLING = ("--cfg", 3.0, "--cfg_schedule", "constant", "--temperature", 0.8)
 # Shapes are learned first, and colours only then: a codebook that begins before has no colours.
 CONTINUOUS_SHARE = 0.7
 # Two thirds of the cells are black; with many codes for black, a transformer learns noise.
@@ -45,10 +47,10 @@ class QuickstartTextConfig:
     """Training steps of the network that tells what is in a scene."""
     tokenizer_steps: int = 800
     """Training steps of the tokenizer."""
-    epochs: int = 15
+    epochs: int = 14
     """Passes of the LPD transformer's training over the scenes."""
-    generation_steps: tuple[int, ...] = (NUM_CODES, 32, SHOWN_STEPS, 8)
-    """Numbers of passes to compare; 64 is one code at a time."""
+    generation_steps: tuple[int, ...] = (NUM_CODES, 24, SHOWN_STEPS, 6)
+    """Numbers of passes to compare; 49 is one code at a time."""
     num_images: int = 160
     """Generated images of each category of prompts and setting."""
 
@@ -68,7 +70,7 @@ def commands(config: QuickstartTextConfig) -> dict[str, tuple[str, ...]]:
     encoder = packaged_encoder()
     repulsion = ("--repulsion_threshold", f"{LOCALITY.repulsion_threshold:g}")
     make_cache = (
-        *("main_cache.py", "--img_size", 32, "--vqgan_path", tokenizer, "--data_path", scenes),
+        *("main_cache.py", "--img_size", SIZE, "--vqgan_path", tokenizer, "--data_path", scenes),
         *("--num_workers", 0, "--text_encoder", encoder, "--text_length", TEXT_LENGTH),
     )
     stages: dict[str, tuple[object, ...]] = {
@@ -83,6 +85,7 @@ def commands(config: QuickstartTextConfig) -> dict[str, tuple[str, ...]]:
         "tokenizer": (
             *("scripts/quickstart/train_tokenizer.py", "--data_path", scenes),
             *("--output_dir", tokenizer, "--num_steps", config.tokenizer_steps),
+            *("--img_size", SIZE),
             *("--continuous_share", CONTINUOUS_SHARE, *FEW_PLAIN_CODES),
             *("--restart_every", config.tokenizer_steps),
         ),
@@ -92,7 +95,7 @@ def commands(config: QuickstartTextConfig) -> dict[str, tuple[str, ...]]:
             *("--cached_path", held_out),
         ),
         "training": (
-            *("main_train.py", "--model", "lpd_t2i_tiny", "--img_size", 32),
+            *("main_train.py", "--model", "lpd_t2i_tiny", "--img_size", SIZE),
             *("--cached_path", cache, "--output_dir", training),
             *("--epochs", config.epochs, "--batch_size", 16, "--lr", 1.5e-3),
             *("--lr_schedule", "cosine", "--warmup_epochs", 0.5, "--proj_dropout", 0.0),
@@ -102,7 +105,7 @@ def commands(config: QuickstartTextConfig) -> dict[str, tuple[str, ...]]:
         "generation": (
             *("scripts/quickstart_text/generate.py", "--pretrained_ckpt", training / "model"),
             *("--vqgan_path", tokenizer, "--output_dir", out / SAMPLES_NAME, "--order", *ORDERS),
-            *("--generation_steps", *config.generation_steps, *repulsion, "--cfg", GUIDANCE),
+            *("--generation_steps", *config.generation_steps, *repulsion, *SAMPLING),
             *("--num_images", config.num_images),
         ),
         "report": ("scripts/quickstart_text/report.py", "--output_dir", out),

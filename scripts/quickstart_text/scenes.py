@@ -19,9 +19,8 @@ Pixels = npt.NDArray[np.uint8]
 Scans = Mapping[int, npt.NDArray[np.float32]]
 """By number the (n, 8, 8) scans of that digit, 0 for black and 1 for white."""
 
-SIZE = 32  # side of a scene in pixels
-CELL = 16  # side of the square that a digit has for itself
-INK = 14  # side of the digit in its middle
+SIZE = 28  # side of a scene in pixels
+CELL = 12  # side of a digit
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COLOURS = {
     "red": (235, 50, 45),
@@ -34,7 +33,7 @@ COLOURS = {
 PLACES = {"centre": (8, 8), "left": (8, 0), "right": (8, 16), "top": (0, 8), "bottom": (16, 8)}
 ALONE = "centre"  # where a digit alone is
 PAIRS = (("left", "right"), ("top", "bottom"))  # where two are
-TWO_DIGITS = 0.7  # share of the scenes
+TWO_DIGITS = 0.8  # share of the scenes
 
 
 class Digit(NamedTuple):
@@ -93,7 +92,7 @@ def all_scenes() -> list[Scene]:
 
 
 class SceneDrawer:
-    """Draws scenes: two digits in seven cases of ten, and each of as many as likely."""
+    """Draws scenes: two digits in four cases of five, and each of as many as likely."""
 
     def __init__(self, scenes: Sequence[Scene]) -> None:
         """Args:
@@ -131,19 +130,18 @@ def paint(scene: Scene, scans: Sequence[npt.NDArray[np.float32]]) -> Pixels:
         scans: the (8, 8) scan of each of its digits.
 
     Returns:
-        (32, 32, 3).
+        (28, 28, 3).
     """
     canvas = np.zeros((SIZE, SIZE, 3), dtype=np.float32)
-    margin = (CELL - INK) // 2
     for digit, scan in zip(scene.digits, scans, strict=True):
-        enlarged = Image.fromarray(scan).resize((INK, INK), Image.Resampling.BICUBIC)
-        grey = np.asarray(enlarged).clip(0, 1)[..., None]  # (14, 14, 1)
-        top, left = (offset + margin for offset in PLACES[digit.place])
-        canvas[top : top + INK, left : left + INK] = grey * np.array(COLOURS[digit.colour])
+        enlarged = Image.fromarray(scan).resize((CELL, CELL), Image.Resampling.BICUBIC)
+        grey = np.asarray(enlarged).clip(0, 1)[..., None]  # (12, 12, 1)
+        top, left = PLACES[digit.place]
+        canvas[top : top + CELL, left : left + CELL] = grey * np.array(COLOURS[digit.colour])
     return canvas.round().astype(np.uint8)
 
 
 def draw_pixels(scene: Scene, scans: Scans, random: np.random.Generator) -> Pixels:
-    """A scene of scans drawn at random: (32, 32, 3)."""
+    """A scene of scans drawn at random: (28, 28, 3)."""
     chosen = [scans[digit.number] for digit in scene.digits]
     return paint(scene, [each[random.integers(len(each))] for each in chosen])

@@ -32,7 +32,7 @@ SMALL = run.QuickstartTextConfig(
     scorer_steps=4,
     tokenizer_steps=8,
     epochs=1,
-    generation_steps=(64, 16),
+    generation_steps=(49, 12),
     num_images=6,
 )
 
@@ -66,9 +66,9 @@ def test_scenes_are_read_as_they_were_written(scenes: Path, capsys) -> None:
         assert all(len(captions) == 2 for captions in there.captions)
         for scene, pixels in zip(there.scenes, there.pixels, strict=True):
             for name, (top, left) in PLACES.items():
-                ink = pixels[:, top : top + 16, left : left + 16].amax(dim=0)
+                ink = pixels[:, top : top + 12, left : left + 12].amax(dim=0)
                 if name in {digit.place for digit in scene.digits}:
-                    assert ink[4:12, 4:12].max() > 150
+                    assert ink[2:10, 2:10].max() > 150
         # As the tokenizer's training finds them.
         assert len(index_images(scenes / part).files) == count
     before = (scenes / "train.jsonl").stat().st_mtime_ns
@@ -113,9 +113,9 @@ def test_scorer_learns_and_is_loaded_as_it_was(scenes: Path, tmp_path: Path, cap
 
 def test_places_are_judged_each_for_itself() -> None:
     scorer = Scorer(ScorerConfig()).eval()
-    pixels = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    pixels = torch.randint(0, 256, (1, 3, 28, 28), dtype=torch.uint8)
     other = pixels.clone()
-    other[..., 8:24, 16:] = 0  # at the right, and in a corner of what is in the centre
+    other[..., 8:20, 16:] = 0  # at the right, and in a corner of what is in the centre
     with torch.inference_mode():
         numbers, colours = scorer(pixels)
         others, _ = scorer(other)
@@ -139,8 +139,8 @@ def test_commands_parse(monkeypatch: pytest.MonkeyPatch, capsys, tmp_path: Path)
         values = json.loads(capsys.readouterr().out)
         assert any(str(tmp_path) in str(value) for value in values.values()), name
     assert not list(tmp_path.iterdir())
-    with pytest.raises(InputError, match="generation_steps must have 64 and 16"):
-        run.QuickstartTextConfig(generation_steps=(64, 8))
+    with pytest.raises(InputError, match="generation_steps must have 49 and 12"):
+        run.QuickstartTextConfig(generation_steps=(49, 6))
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +158,7 @@ def output_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_results_hold_every_setting_and_category(output_dir: Path) -> None:
     results = json.loads((output_dir / "results.json").read_text())
     assert {order: set(steps) for order, steps in results["orders"].items()} == {
-        order: {"64", "16"} for order in run.ORDERS
+        order: {"49", "12"} for order in run.ORDERS
     }
     for by_steps in results["orders"].values():
         for numbers in by_steps.values():
@@ -169,7 +169,7 @@ def test_results_hold_every_setting_and_category(output_dir: Path) -> None:
                 assert set(numbers[part]) == {*names, *(f"{name}_error" for name in names)}
                 assert all(0 <= numbers[part][name] <= 1 for name in names)
             assert numbers["seconds_per_image"] > 0
-    one = results["orders"]["raster"]["64"]["more_than_one_code_at_a_time"]
+    one = results["orders"]["raster"]["49"]["more_than_one_code_at_a_time"]
     assert set(one["seen"].values()) == {0.0}
     assert {"scorer_on_real_scenes", "scorer_on_reconstructed_scenes", "tokenizer_psnr"} < set(
         results
@@ -193,17 +193,17 @@ def test_images_are_of_their_prompts_alone(output_dir: Path, capsys) -> None:
     """What is complete stays; and other settings are refused, not mixed."""
     folder = output_dir / "samples"
     prompts = read_prompts(folder)
-    samples = read_samples(folder, Setting("lpd", 16))
-    assert samples.pixels.shape == (len(prompts), 3, 32, 32)
-    assert samples.pass_of_cell.max() == 15
+    samples = read_samples(folder, Setting("lpd", 12))
+    assert samples.pixels.shape == (len(prompts), 3, 28, 28)
+    assert samples.pass_of_cell.max() == 11
     command = run.commands(dataclasses.replace(SMALL, output_dir=output_dir))["generation"]
     config = generate.GenerateConfig(
         pretrained_ckpt=output_dir / "lpd" / "model",
         vqgan_path=output_dir / "tokenizer",
         output_dir=folder,
-        generation_steps=(64, 16),
+        generation_steps=(49, 12),
         num_images=6,
-        sampling=generate.SamplingConfig(cfg=run.GUIDANCE),
+        sampling=generate.SamplingConfig(cfg=3.0, cfg_schedule="constant", temperature=0.8),
         locality=run.LOCALITY,
     )
     assert str(flatten(config)["num_images"]) in command
