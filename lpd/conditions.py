@@ -4,6 +4,7 @@ B images of a batch, T rows that a text has at most, E width of a text encoder's
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,18 +171,13 @@ class CaptionConditions(CacheConditions):
                 which[place] = draw.integers(count)
         seen = np.flatnonzero(~dropped)
         memory.lengths.zero_()
-        texts = self._features.get(rows[seen], which[seen])
-        for place, text in zip(seen.tolist(), texts, strict=True):
-            memory.features[place, : len(text)] = text
-            memory.lengths[place] = len(text)
+        _put(memory, seen.tolist(), self._features.get(rows[seen], which[seen]))
 
     def held_out(self, rows: Rows) -> TextCondition:
         """The first captions."""
         memory = self.empty(len(rows))
         memory.features.zero_()
-        for place, text in enumerate(self._first_captions(rows)):
-            memory.features[place, : len(text)] = text
-            memory.lengths[place] = len(text)
+        _put(memory, range(len(rows)), self._first_captions(rows))
         return memory
 
     def _first_captions(self, rows: Rows) -> list[Tensor]:
@@ -217,6 +213,13 @@ class CaptionConditions(CacheConditions):
     def told(self) -> str:
         """Files of features, or an encoder."""
         return self._features.told
+
+
+def _put(memory: TextCondition, places: Iterable[int], texts: Iterable[Tensor]) -> None:
+    """Write (n, E) hidden states into the rows of some images."""
+    for place, text in zip(places, texts, strict=True):
+        memory.features[place, : len(text)] = text
+        memory.lengths[place] = len(text)
 
 
 def conditions_of(
