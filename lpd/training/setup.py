@@ -20,6 +20,7 @@ from lpd.orders.mixture import TrainingOrders, parse_order_mix
 from lpd.orders.registry import LOCALITY_NAME
 from lpd.pretrained import config_of_preset
 from lpd.provenance import Origin
+from lpd.texts.config import TextEncoderOptions
 from lpd.texts.features import CaptionFeatures
 from lpd.texts.sources import FeatureSource
 from lpd.training.batch import BatchSource
@@ -65,6 +66,11 @@ class TrainingSetup:
         if self.cache.captions is not None:
             self._features = FeatureSource(config.text, world, world.device)
             features = self._features.of(self.cache)
+        elif config.text != TextEncoderOptions():
+            raise InputError(
+                f"text_encoder, text_length and text_layer are for captions, and the code cache "
+                f"{config.cached_path} holds classes: leave them out"
+            )
         self.model_config = model_config(config, self.cache, features)
         self.conditions = conditions_of(self.cache, self.model_config, features)
         if config.vqgan_path is not None:

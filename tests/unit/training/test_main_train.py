@@ -68,6 +68,7 @@ def test_a_complete_training_is_not_repeated(
         (("--pretrained_ckpt", "/nowhere.pth"), "no weight file at /nowhere.pth"),
         (("--device", "tpu9"), "tpu9"),
         (("--class_num", "1000"), "has 3 classes, not 1000"),
+        (("--text_length", "12"), "are for captions, and the code cache"),
         (("--model", "lpd_t2i_l"), "holds classes and no captions, which a model of texts"),
         (("--vqgan_path", __file__), "made with another tokenizer"),
         (("--group_sizes_list", "/nowhere.json"), "/nowhere.json"),
