@@ -22,7 +22,7 @@ from lpd.distributed import World
 from lpd.errors import InputError
 from lpd.texts.config import check_layer, check_length
 from lpd.texts.encoder_files import encoder_folder, encoder_sha256
-from lpd.texts.foreign import check_whole, quiet, refusals_told
+from lpd.texts.foreign import check_whole, loading, refusals_told
 from lpd.texts.identity import EncoderIdentity
 
 _TOKENS_AT_ONCE = 8192  # of texts of one length, where they are encoded together
@@ -141,7 +141,7 @@ class TextEncoder:
                 if world.is_main == rank_0:
                     folder = encoder_folder(name, **hub)
         sha256 = encoder_sha256(folder, world)
-        with world.together(), refusals_told(functools.partial(_told, name)), quiet():
+        with world.together(), refusals_told(functools.partial(_told, name)), loading():
             model, tokenizer = _load(folder, dtype)
             return cls(
                 model.to(device),

@@ -1,6 +1,7 @@
 """Models of transformers, loaded without its noise, and what is wrong with them in a line."""
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from lpd.errors import InputError
 from lpd.files import printable
 
 _MOST_CHARACTERS = 300  # of what transformers says
+_ALONE = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -31,22 +33,28 @@ def refusals_told(told: Callable[[str], str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without the bars and reports that transformers writes while it loads; it may be missing."""
+def loading() -> Iterator[None]:
+    """Load models of transformers: one thread at a time, without its bars and reports.
+
+    While it loads, transformers replaces methods of its own classes and puts them back at the end.
+    Where two threads overlap, the second keeps the first's replacement for good: every model that
+    is loaded later has its tied weights drawn at random. The package may be missing.
+    """
     try:
         from transformers.utils import logging
     except ImportError:  # who loads says so
         yield
         return
-    level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if has_bars:
-            logging.enable_progress_bar()
+    with _ALONE:
+        level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(level)
+            if has_bars:
+                logging.enable_progress_bar()
 
 
 def check_whole(report: Mapping[str, Any], folder: Path, *, unused: str | None = None) -> None:

