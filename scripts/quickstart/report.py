@@ -1,20 +1,14 @@
 """Write the quickstart's report: one HTML page that needs no network, and ``results.json``."""
 
 import html
-import os
-import platform
-import string
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 
 from lpd import cli
-from lpd.evaluation.measures.records import RESULTS_NAME
-from lpd.files import write_json
 from lpd.orders.registry import LOCALITY_NAME, find_order
 from scripts.order_figures.drawing import pass_maps
 from scripts.order_study.claims import difference_of_estimate
@@ -22,6 +16,7 @@ from scripts.quickstart import figures
 from scripts.quickstart.claims import editing_claim, guidance_claim, loss_claims, quality_claims
 from scripts.quickstart.edit_digits import PICTURE_NAME
 from scripts.quickstart.measured import Quickstart
+from scripts.quickstart.page import ANIMATION, paragraphs, write_page
 from scripts.quickstart.run import (
     EDITING_NAME,
     FIGURES_NAME,
@@ -36,10 +31,8 @@ from scripts.quickstart.tables import (
     editing_table,
     numbers_of,
     quality_table,
-    table,
     with_error,
 )
-from scripts.quickstart.times import command_lines, stage_times
 
 TEMPLATE = Path(__file__).with_name("report_template.html")
 HONESTY = (
@@ -95,7 +88,7 @@ def make_pictures(quickstart: Quickstart) -> dict[str, bytes]:
     }
     held_out = {"LPD transformer": quickstart.losses("val_loss")}
     return {
-        "animation": figures.animation_bytes(frames),
+        ANIMATION: figures.animation_bytes(frames),
         "samples": figures.figure_bytes(figures.samples_by_class(blocks)),
         "editing": (quickstart.folder / EDITING_NAME / PICTURE_NAME).read_bytes(),
         "maps": figures.figure_bytes(pass_maps(passes, grid)),
@@ -154,59 +147,37 @@ def page_texts(quickstart: Quickstart) -> dict[str, str]:
             f"{quickstart.tokenizer_training['codebook_usage']:.0%} of the codes in use. "
             "Transformer: nats per code; held-out digits are seen in random orders alone."
         ),
-        "machine": html.escape(
-            f"{os.cpu_count()} CPU cores, {platform.machine()}, Python "
-            f"{platform.python_version()}, torch {torch.__version__}. Memory is that of a stage's "
-            "largest process."
-        ),
     }
 
 
-def paragraphs(sentences: Sequence[str]) -> str:
-    """Sentences as paragraphs of a page."""
-    return "\n".join(f"<p>{html.escape(each)}</p>" for each in sentences)
+def results(quickstart: Quickstart) -> dict[str, Any]:
+    """The numbers of the page."""
+    return {
+        "settings": quickstart.settings,
+        "seeds": len(SEEDS),
+        "orders": by_order([*quickstart.compared, *quickstart.others]),
+        "guidance": {f"{p.values['cfg']:g}": numbers_of(p) for p in quickstart.guided},
+        "plan_losses": quickstart.plan_losses,
+        "editing": quickstart.editing,
+        "classifier_accuracy_on_real_digits": quickstart.classifier["accuracy"],
+        "tokenizer_psnr": quickstart.tokenizer_training["psnr"],
+        "tokenizer_codebook_usage": quickstart.tokenizer_training["codebook_usage"],
+    }
 
 
 def write_report(config: ReportConfig) -> None:
     """Make all pictures and write the page and the numbers."""
     started = time.perf_counter()
     quickstart = Quickstart(config.output_dir)
-    pictures = make_pictures(quickstart)
-    times = stage_times(config.output_dir, started)
-    values = {
-        **page_texts(quickstart),
-        **{
-            name: figures.data_uri(content, "gif" if name == "animation" else "png")
-            for name, content in pictures.items()
-        },
-        "stage_table": table(
-            ["stage", "seconds", "peak memory, MiB"],
-            [[name, f"{each.seconds:.1f}", each.memory_text] for name, each in times.items()],
-        ),
-        "commands": html.escape(command_lines(times)),
-    }
-    page = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(values)
-    figures.write_bytes(config.output_dir / "samples.png", pictures["samples"])
-    figures.write_bytes(config.output_dir / "decoding.gif", pictures["animation"])
-    figures.write_bytes(config.output_dir / "orders.png", pictures["maps"])
-    figures.write_bytes(config.output_dir / "report.html", page.encode())
-    write_json(
-        config.output_dir / RESULTS_NAME,
-        {
-            "settings": quickstart.settings,
-            "seeds": len(SEEDS),
-            "orders": by_order([*quickstart.compared, *quickstart.others]),
-            "guidance": {f"{p.values['cfg']:g}": numbers_of(p) for p in quickstart.guided},
-            "plan_losses": quickstart.plan_losses,
-            "editing": quickstart.editing,
-            "classifier_accuracy_on_real_digits": quickstart.classifier["accuracy"],
-            "tokenizer_psnr": quickstart.tokenizer_training["psnr"],
-            "tokenizer_codebook_usage": quickstart.tokenizer_training["codebook_usage"],
-            "seconds": {name: each.seconds for name, each in times.items()},
-            "peak_memory_mib": {name: each.peak_memory_mib for name, each in times.items()},
-        },
+    write_page(
+        config.output_dir,
+        template=TEMPLATE,
+        texts=page_texts(quickstart),
+        pictures=make_pictures(quickstart),
+        files={"samples.png": "samples", "decoding.gif": ANIMATION, "orders.png": "maps"},
+        results=results(quickstart),
+        started=started,
     )
-    print(f"report: {config.output_dir / 'report.html'}")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ class GenerateConfig:
     """Where the images go; what is there already is left as it is."""
     order: tuple[str, ...] = ("raster", RANDOM_NAME, LOCALITY_NAME)
     """Orders, each in each number of passes."""
-    generation_steps: tuple[int, ...] = (49, 24, 12, 6)
+    generation_steps: tuple[int, ...] = (36, 18, 9, 4)
     """Numbers of passes."""
     num_images: int = 160
     """Images of each category of prompts; half as many of those that no training scene shows."""

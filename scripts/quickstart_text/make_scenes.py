@@ -155,7 +155,7 @@ class ScenePart:
     scenes: tuple[Scene, ...]
     captions: tuple[tuple[str, ...], ...]
     pixels: Tensor
-    """(n, 3, 28, 28) uint8."""
+    """(n, 3, 24, 24) uint8."""
 
 
 def read_scenes(data_path: Path, part: str, most: int | None = None) -> ScenePart:

@@ -1,33 +1,23 @@
 """Write the report of text to image: a page that needs no network, and ``results.json``."""
 
 import html
-import os
-import platform
-import string
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from lpd import cli
-from lpd.evaluation.measures.records import RESULTS_NAME
-from lpd.files import write_json
 from lpd.likelihood import Estimate
 from lpd.orders.registry import find_order
 from scripts.order_study.claims import difference_of_estimate, sentence
 from scripts.quickstart.figures import (
     animation_bytes,
-    data_uri,
     decoding_frames,
     figure_bytes,
     loss_curves,
-    write_bytes,
 )
+from scripts.quickstart.page import ANIMATION, paragraphs, write_page
 from scripts.quickstart.tables import table, with_error
-from scripts.quickstart.times import command_lines, stage_times
 from scripts.quickstart_text import figures
 from scripts.quickstart_text.generate import Setting
 from scripts.quickstart_text.measured import ONE_BY_ONE, SHOWN, QuickstartText
@@ -104,7 +94,7 @@ def make_pictures(quickstart: QuickstartText) -> dict[str, bytes]:
     return {
         "prompts": figure_bytes(figures.prompts_and_pictures(generated, names)),
         "scenes": figure_bytes(figures.prompts_and_pictures(real, ["scene"])),
-        "animation": animation_bytes(frames),
+        ANIMATION: animation_bytes(frames),
         "passes": figure_bytes(figures.scores_by_passes(quickstart.shares)),
         "categories": figure_bytes(figures.categories(shown[SEEN], shown[HELD_OUT])),
         "losses": figure_bytes(
@@ -230,17 +220,7 @@ def page_texts(quickstart: QuickstartText) -> dict[str, str]:
             f"{quickstart.tokenizer_training['codebook_usage']:.0%} of the codes in use. "
             "Transformer: nats per code; held-out scenes are seen in random orders alone."
         ),
-        "machine": html.escape(
-            f"{os.cpu_count()} CPU cores, {platform.machine()}, Python "
-            f"{platform.python_version()}, torch {torch.__version__}. Memory is that of a stage's "
-            "largest process."
-        ),
     }
-
-
-def paragraphs(sentences: Sequence[str]) -> str:
-    """Sentences as paragraphs of a page."""
-    return "\n".join(f"<p>{html.escape(each)}</p>" for each in sentences)
 
 
 def results(quickstart: QuickstartText) -> dict[str, Any]:
@@ -277,33 +257,15 @@ def write_report(config: ReportConfig) -> None:
     """Make all pictures and write the page and the numbers."""
     started = time.perf_counter()
     quickstart = QuickstartText(config.output_dir)
-    pictures = make_pictures(quickstart)
-    times = stage_times(config.output_dir, started)
-    values = {
-        **page_texts(quickstart),
-        **{
-            name: data_uri(content, "gif" if name == "animation" else "png")
-            for name, content in pictures.items()
-        },
-        "stage_table": table(
-            ["stage", "seconds", "peak memory, MiB"],
-            [[name, f"{each.seconds:.1f}", each.memory_text] for name, each in times.items()],
-        ),
-        "commands": html.escape(command_lines(times)),
-    }
-    page = string.Template(TEMPLATE.read_text(encoding="utf-8")).substitute(values)
-    write_bytes(config.output_dir / "report.png", pictures["prompts"])
-    write_bytes(config.output_dir / "decoding.gif", pictures["animation"])
-    write_bytes(config.output_dir / "report.html", page.encode())
-    write_json(
-        config.output_dir / RESULTS_NAME,
-        {
-            **results(quickstart),
-            "seconds": {name: each.seconds for name, each in times.items()},
-            "peak_memory_mib": {name: each.peak_memory_mib for name, each in times.items()},
-        },
+    write_page(
+        config.output_dir,
+        template=TEMPLATE,
+        texts=page_texts(quickstart),
+        pictures=make_pictures(quickstart),
+        files={"report.png": "prompts", "decoding.gif": ANIMATION},
+        results=results(quickstart),
+        started=started,
     )
-    print(f"report: {config.output_dir / 'report.html'}")
 
 
 if __name__ == "__main__":

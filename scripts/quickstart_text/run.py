@@ -19,16 +19,16 @@ from scripts.quickstart_text.scenes import SIZE
 # Folders that the report reads.
 SCENES_NAME, SCORER_NAME, TOKENIZER_NAME = "scenes", "scorer", "tokenizer"
 TRAINING_NAME, SAMPLES_NAME = "lpd", "samples"
-NUM_CODES = 49
-SHOWN_STEPS = 12  # the number of passes that is drawn: a quarter of the codes
+NUM_CODES = 36
+SHOWN_STEPS = 9  # the number of passes that is drawn: a quarter of the codes
 ORDERS = ("raster", RANDOM_NAME, LOCALITY_NAME)
 TEXT_LENGTH = 16  # tokens; the longest captions have 12
 # The first codes need the text most, and guidance that grows leaves them without.
-SAMPLING = ("--cfg", 3.0, "--cfg_schedule", "constant", "--temperature", 0.8)
+SAMPLING = ("--cfg", 2.0, "--cfg_schedule", "constant", "--temperature", 0.7)
 # Shapes are learned first, and colours only then: a codebook that begins before has no colours.
-CONTINUOUS_SHARE = 0.7
-# Two thirds of the cells are black; with many codes for black, a transformer learns noise.
-FEW_PLAIN_CODES = ("--contrast_start", "--commitment", 1.0, "--network.codebook_size", 128)
+CONTINUOUS_SHARE = 0.5
+# Half of the cells are black; with many codes for black, a transformer learns noise.
+FEW_PLAIN_CODES = ("--contrast_start", "--commitment", 1.0, "--network.codebook_size", 256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +47,10 @@ class QuickstartTextConfig:
     """Training steps of the network that tells what is in a scene."""
     tokenizer_steps: int = 800
     """Training steps of the tokenizer."""
-    epochs: int = 14
+    epochs: int = 12
     """Passes of the LPD transformer's training over the scenes."""
-    generation_steps: tuple[int, ...] = (NUM_CODES, 24, SHOWN_STEPS, 6)
-    """Numbers of passes to compare; 49 is one code at a time."""
+    generation_steps: tuple[int, ...] = (NUM_CODES, 18, SHOWN_STEPS, 4)
+    """Numbers of passes to compare; 36 is one code at a time."""
     num_images: int = 160
     """Generated images of each category of prompts and setting."""
 
@@ -97,7 +97,7 @@ def commands(config: QuickstartTextConfig) -> dict[str, tuple[str, ...]]:
         "training": (
             *("main_train.py", "--model", "lpd_t2i_tiny", "--img_size", SIZE),
             *("--cached_path", cache, "--output_dir", training),
-            *("--epochs", config.epochs, "--batch_size", 16, "--lr", 1.5e-3),
+            *("--epochs", config.epochs, "--batch_size", 16, "--lr", 2e-3),
             *("--lr_schedule", "cosine", "--warmup_epochs", 0.5, "--proj_dropout", 0.0),
             *("--no_random_flip", *repulsion, "--order_mix", ORDER_MIX),
             *("--val_cached_path", held_out, "--eval_freq", 6, "--val_steps", SHOWN_STEPS),

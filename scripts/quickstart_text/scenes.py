@@ -1,6 +1,6 @@
 """Scenes of one or two scanned digits: what is in them, which are held out, and their pixels.
 
-A digit of a scene has a number, a colour and a place. Places are multiples of eight pixels apart,
+A digit of a scene has a number, a colour and a place. Places are multiples of four pixels apart,
 so that a digit has nearly the same codes, of a tokenizer of stride 4, wherever it is.
 """
 
@@ -19,7 +19,7 @@ Pixels = npt.NDArray[np.uint8]
 Scans = Mapping[int, npt.NDArray[np.float32]]
 """By number the (n, 8, 8) scans of that digit, 0 for black and 1 for white."""
 
-SIZE = 28  # side of a scene in pixels
+SIZE = 24  # side of a scene in pixels
 CELL = 12  # side of a digit
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 COLOURS = {
@@ -27,13 +27,12 @@ COLOURS = {
     "green": (40, 200, 70),
     "blue": (70, 110, 255),
     "yellow": (245, 215, 40),
-    "white": (245, 245, 245),
 }
 # The row and column of a place's first pixel.
-PLACES = {"centre": (8, 8), "left": (8, 0), "right": (8, 16), "top": (0, 8), "bottom": (16, 8)}
+PLACES = {"centre": (4, 4), "left": (4, 0), "right": (4, 12), "top": (0, 4), "bottom": (12, 4)}
 ALONE = "centre"  # where a digit alone is
 PAIRS = (("left", "right"), ("top", "bottom"))  # where two are
-TWO_DIGITS = 0.8  # share of the scenes
+TWO_DIGITS = 0.85  # share of the scenes
 
 
 class Digit(NamedTuple):
@@ -92,7 +91,7 @@ def all_scenes() -> list[Scene]:
 
 
 class SceneDrawer:
-    """Draws scenes: two digits in four cases of five, and each of as many as likely."""
+    """Draws scenes: as many of two digits as ``TWO_DIGITS`` says, all alike likely."""
 
     def __init__(self, scenes: Sequence[Scene]) -> None:
         """Args:
@@ -130,7 +129,7 @@ def paint(scene: Scene, scans: Sequence[npt.NDArray[np.float32]]) -> Pixels:
         scans: the (8, 8) scan of each of its digits.
 
     Returns:
-        (28, 28, 3).
+        (24, 24, 3).
     """
     canvas = np.zeros((SIZE, SIZE, 3), dtype=np.float32)
     for digit, scan in zip(scene.digits, scans, strict=True):
@@ -142,6 +141,6 @@ def paint(scene: Scene, scans: Sequence[npt.NDArray[np.float32]]) -> Pixels:
 
 
 def draw_pixels(scene: Scene, scans: Scans, random: np.random.Generator) -> Pixels:
-    """A scene of scans drawn at random: (28, 28, 3)."""
+    """A scene of scans drawn at random: (24, 24, 3)."""
     chosen = [scans[digit.number] for digit in scene.digits]
     return paint(scene, [each[random.integers(len(each))] for each in chosen])

@@ -42,7 +42,8 @@ from scripts.quickstart_text.scorer import NOTHING, Scorer, ScorerConfig
 RESULT_NAME = "accuracy.json"
 # Of a scene's drawing, so that none is one of the files: those count parts.
 _DRAWN_HERE = 1000
-_SETTINGS = ("num_images", "num_steps", "batch_size", "lr", "max_shift", "seed")
+_LEAST_BLUR = 0.1  # in pixels: nothing changes
+_SETTINGS = ("num_images", "num_steps", "batch_size", "lr", "max_shift", "max_blur", "seed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,9 @@ class TrainScorerConfig:
     """Highest learning rate."""
     max_shift: int = 1
     """Training scenes are moved by up to so many pixels in each direction."""
+    max_blur: float = 1.0
+    """Training scenes are blurred over up to so many pixels. What comes from a tokenizer is
+    blurred, and a network that had only seen sharp scenes would misread it."""
     seed: int = 0
     """Names all random numbers."""
 
@@ -75,6 +79,8 @@ class TrainScorerConfig:
             raise InputError(f"lr must be above 0, got {self.lr}")
         if not 0 <= self.max_shift <= 4:
             raise InputError(f"max_shift must be from 0 to 4, got {self.max_shift}")
+        if not _LEAST_BLUR <= self.max_blur <= 4:
+            raise InputError(f"max_blur must be from {_LEAST_BLUR} to 4, got {self.max_blur}")
         check_seed(self.seed)
 
 
@@ -110,6 +116,8 @@ def told(result: dict[str, dict[str, float]]) -> str:
 
 def train(config: TrainScorerConfig) -> Scorer:
     """Train with AdamW and a one-cycle learning rate."""
+    from torchvision.transforms import v2  # after lpd, without which not every build of it loads
+
     scans, drawer = load_scans()["train"], SceneDrawer(all_scenes())
     drawn = [
         draw(drawer, scans, 1, config.seed, _DRAWN_HERE, image)
@@ -118,8 +126,9 @@ def train(config: TrainScorerConfig) -> Scorer:
     pixels = torch.stack([torch.from_numpy(each.pixels).permute(2, 0, 1) for each in drawn])
     targets = torch.stack([targets_of(each.scene) for each in drawn])  # (n, K, 2)
     generator = torch.Generator().manual_seed(config.seed)
+    blur = v2.GaussianBlur(3, sigma=(_LEAST_BLUR, config.max_blur))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)  # the first weights, and dropout
+        torch.manual_seed(config.seed)  # the first weights, dropout, and the blur of each step
         scorer = Scorer(ScorerConfig())
         optimizer = torch.optim.AdamW(scorer.parameters(), lr=config.lr, weight_decay=0.05)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -128,8 +137,8 @@ def train(config: TrainScorerConfig) -> Scorer:
         with progress(total=config.num_steps, desc="scorer", unit="step") as bar:
             for _ in range(config.num_steps):
                 rows = torch.randint(len(pixels), (config.batch_size,), generator=generator)
-                moved = shift(pixels[rows], config.max_shift, generator)
-                loss = loss_of(scorer(moved), targets[rows])
+                seen = blur(shift(pixels[rows], config.max_shift, generator))
+                loss = loss_of(scorer(seen), targets[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -15,7 +15,7 @@ _TOGETHER = ("{} and {}", "{} with {}")
 _ALONE = ("{}", "only {}")
 # How often captions name the left or upper digit first. Were it every other time, the order of
 # names alone would tell nothing of places, and a model would long learn nothing of them.
-_LEFT_OR_UPPER_FIRST = 0.75
+_LEFT_OR_UPPER_FIRST = 0.8
 # Of the further captions of a scene, how often they say it.
 _COLOUR_IS_SAID = 0.7
 _PLACE_IS_SAID = 0.7
