@@ -49,7 +49,7 @@ class QuickstartTextConfig:
     """Training steps of the tokenizer."""
     epochs: int = 12
     """Passes of the LPD transformer's training over the scenes."""
-    generation_steps: tuple[int, ...] = (NUM_CODES, 18, SHOWN_STEPS, 4)
+    generation_steps: tuple[int, ...] = (NUM_CODES, SHOWN_STEPS, 4)
     """Numbers of passes to compare; 36 is one code at a time."""
     num_images: int = 160
     """Generated images of each category of prompts and setting."""

@@ -17,8 +17,8 @@ _ALONE = ("{}", "only {}")
 # names alone would tell nothing of places, and a model would long learn nothing of them.
 _LEFT_OR_UPPER_FIRST = 0.8
 # Of the further captions of a scene, how often they say it.
-_COLOUR_IS_SAID = 0.7
-_PLACE_IS_SAID = 0.7
+_COLOUR_IS_SAID = 0.6
+_PLACE_IS_SAID = 0.3
 
 
 def name_of(digit: Digit, *, with_colour: bool = True) -> str:
