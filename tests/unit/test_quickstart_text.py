@@ -2,6 +2,8 @@
 
 import itertools
 import re
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scripts.quickstart_text.prompts import CATEGORIES, Prompt, Wanted, make_prompts
+from scripts.quickstart_text.remembering import RememberingEncoder
 from scripts.quickstart_text.scenes import (
     COLOURS,
     NUMBERS,
@@ -272,3 +275,28 @@ def test_shares_by_hand() -> None:
     assert more["two objects"].value == 1
     assert more[OVERALL].value == 0.5
     torch.testing.assert_close(more["single object"].error, np.sqrt(2 / 3 / 4))
+
+
+def test_a_text_is_encoded_once() -> None:
+    class Encoder:
+        """Says how often a text has been encoded."""
+
+        identity: Any = None
+        max_length = 8
+
+        def __init__(self) -> None:
+            self.seen: list[str] = []
+
+        def num_cut(self, texts: Sequence[str]) -> int:
+            return sum(len(text) > self.max_length for text in texts)
+
+        def encode(self, texts: Sequence[str]) -> list[torch.Tensor]:
+            self.seen += texts
+            return [torch.tensor([[float(len(text))]]) for text in texts]
+
+    encoder = Encoder()
+    remembering = RememberingEncoder(encoder)
+    for texts in (["a", "bcd", "a"], ["bcd", "ef"], ["ef"]):
+        assert [state.item() for state in remembering.encode(texts)] == [len(t) for t in texts]
+    assert encoder.seen == ["a", "bcd", "ef"]
+    assert remembering.num_cut(["a long text", "a"]) == 1
