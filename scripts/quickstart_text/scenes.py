@@ -30,7 +30,7 @@ COLOURS = {
 }
 # The row and column of a place's first pixel.
 PLACES = {"centre": (4, 4), "left": (4, 0), "right": (4, 12), "top": (0, 4), "bottom": (12, 4)}
-ALONE = "centre"  # where a digit alone is
+ALONE = "centre"  # where a digit alone is: near the middle, as places keep to the codes
 PAIRS = (("left", "right"), ("top", "bottom"))  # where two are
 TWO_DIGITS = 0.85  # share of the scenes
 
