@@ -197,13 +197,16 @@ def test_images_are_of_their_prompts_alone(output_dir: Path, capsys) -> None:
     assert samples.pixels.shape == (len(prompts), 3, 24, 24)
     assert samples.pass_of_cell.max() == 8
     command = run.commands(dataclasses.replace(SMALL, output_dir=output_dir))["generation"]
+    _, cfg, _, cfg_schedule, _, temperature = run.SAMPLING
     config = generate.GenerateConfig(
         pretrained_ckpt=output_dir / "lpd" / "model",
         vqgan_path=output_dir / "tokenizer",
         output_dir=folder,
         generation_steps=(36, 9),
         num_images=6,
-        sampling=generate.SamplingConfig(cfg=3.0, cfg_schedule="constant", temperature=0.8),
+        sampling=generate.SamplingConfig(
+            cfg=cfg, cfg_schedule=cfg_schedule, temperature=temperature
+        ),
         locality=run.LOCALITY,
     )
     assert str(flatten(config)["num_images"]) in command
