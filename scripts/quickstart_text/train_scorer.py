@@ -42,7 +42,7 @@ from scripts.quickstart_text.scorer import NOTHING, Scorer, ScorerConfig
 RESULT_NAME = "accuracy.json"
 # Of a scene's drawing, so that none is one of the files: those count parts.
 _DRAWN_HERE = 1000
-_LEAST_BLUR = 0.1  # in pixels: nothing changes
+_LEAST_BLUR = 0.1  # at which nothing changes
 _SETTINGS = ("num_images", "num_steps", "batch_size", "lr", "max_shift", "max_blur", "seed")
 
 
@@ -66,8 +66,9 @@ class TrainScorerConfig:
     max_shift: int = 1
     """Training scenes are moved by up to so many pixels in each direction."""
     max_blur: float = 1.0
-    """Training scenes are blurred over up to so many pixels. What comes from a tokenizer is
-    blurred, and a network that had only seen sharp scenes would misread it."""
+    """Training scenes are blurred over 3 x 3 pixels, by a Gaussian of up to this standard deviation
+    in pixels. What comes from a tokenizer is blurred, and a network that had only seen sharp scenes
+    would misread it."""
     seed: int = 0
     """Names all random numbers."""
 

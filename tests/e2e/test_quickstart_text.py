@@ -107,6 +107,8 @@ def test_scorer_learns_and_is_loaded_as_it_was(scenes: Path, tmp_path: Path, cap
     assert "complete" in capsys.readouterr().out
     with pytest.raises(InputError, match="num_steps was 80, now 81"):
         train_scorer.run(dataclasses.replace(config, num_steps=81))
+    with pytest.raises(InputError, match=r"max_blur must be from 0.1 to 4, got 0"):
+        dataclasses.replace(config, max_blur=0)
     with pytest.raises(InputError, match=r"there is no scorer in .*nowhere"):
         train_scorer.load_scorer(tmp_path / "nowhere")
 
