@@ -73,6 +73,17 @@ def test_memory_is_beyond_what_was_held() -> None:
     assert memory.mib < 10
 
 
+def test_memory_that_was_freed_counts_when_it_is_used_again() -> None:
+    np.ones(2**22 - 2**12)  # glibc takes what is smaller than a freed array from its heap,
+    blocks = [np.ones(2**21) for _ in range(6)]  # which takes back 96 MiB,
+    above = [bytes(2**16) for _ in range(8)]  # and cannot shrink below these
+    del blocks
+    with script.PeakMemory() as memory:
+        kept = np.ones(2**23)
+    assert 60 < memory.mib < 90
+    del above, kept
+
+
 @pytest.mark.parametrize("name", ["num_images", "num_reference", "features", "rounds"])
 def test_wrong_settings(name: str) -> None:
     with pytest.raises(ValueError, match=r"metrics are of fid, .*, got speed"):
