@@ -128,7 +128,8 @@ class ImageGenerator:
             log_probs: whether to tell with what probability each code was drawn.
 
         Raises:
-            InputError: the tokenizer's codebook is not the model's vocabulary.
+            InputError: the tokenizer's codebook is not the model's vocabulary, or float32 is wanted
+                of weights that were cast.
         """
         config = model.config
         tokenizer.check_fits(
@@ -140,6 +141,11 @@ class ImageGenerator:
             bf16 = bf16_pays(self.device)
         elif bf16 and self.device.type == "cpu" and not bf16_pays(self.device):
             warn_caller("on this processor bfloat16 is hardly faster than float32, or slower")
+        if not bf16 and model.head.weight.dtype == torch.bfloat16:
+            raise InputError(
+                "this model's weights are rounded to bfloat16, by a pipeline or generator that "
+                "computes in it: load the model anew for float32"
+            )
         if bf16:
             cast_linears(model, torch.bfloat16)
         dtype = torch.bfloat16 if bf16 else model.head.weight.dtype

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import hf_hub_download, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+# HTTPError is the client's, which is another package by version.
+from huggingface_hub.errors import HFValidationError, HTTPError  # type: ignore[attr-defined]
 
 from lpd.errors import InputError
 
@@ -54,6 +56,9 @@ TOKENIZERS: dict[str, str] = {
     TEXT_TOKENIZER_REPOSITORY: TEXT_TOKENIZER_FILE,
 }
 """Repositories of tokenizers without a configuration, and the weight file that is meant."""
+HUB_ERRORS: tuple[type[Exception], ...] = (HTTPError, HFValidationError, OSError)
+"""What huggingface_hub raises where it does not get what is asked for: the first is a proxy's
+refusal, too, and a connection that breaks."""
 _OURS = {"repo_type", "local_dir"}  # would fetch something else, or to where it is not looked for
 _OPTIONS = sorted(
     {*inspect.signature(snapshot_download).parameters}
@@ -96,7 +101,7 @@ def fetch_folder(name: str, patterns: list[str], **hub: Any) -> Path:
     """
     try:
         return Path(snapshot_download(name, allow_patterns=patterns, **hub))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except HUB_ERRORS as error:
         raise _out_of_reach(name, error) from error
 
 
@@ -104,7 +109,7 @@ def fetch_file(repository: str, file: str, **hub: Any) -> Path:
     """One file of a repository; the arguments and errors are those of :func:`fetch_folder`."""
     try:
         return Path(hf_hub_download(repository, file, **hub))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except HUB_ERRORS as error:
         raise _out_of_reach(f"{repository}/{file}", error) from error
 
 

@@ -78,7 +78,8 @@ class BasePipeline:
             model: the transformer, in evaluation mode.
             tokenizer: the tokenizer whose codes it models.
             dtype: what to compute in: torch.float32, torch.bfloat16, or None for the faster of
-                these two.
+                these two. For bfloat16 the model's own weights are rounded, for whoever else has
+                it too.
             batch_size: most images generated at a time.
             backend: how the transformer's blocks are run, see :mod:`lpd.sampling.execution`. On
                 CUDA they are compiled by default, which takes a while in the first call.
@@ -86,7 +87,8 @@ class BasePipeline:
 
         Raises:
             InputError: the model is for another pipeline, the tokenizer's codebook is not its
-                vocabulary, or there is no such dtype or backend.
+                vocabulary, there is no such dtype or backend, or float32 is wanted of weights that
+                were rounded.
         """
         check_kind(model.config, self.kind, "this model")
         check_dtype(dtype)
@@ -125,12 +127,21 @@ class BasePipeline:
         """Move to a device.
 
         Raises:
-            InputError: there is no such device.
+            InputError: there is no such device, or the backend is for others; the pipeline stays
+                where it is.
         """
-        where = pick_device(str(device))
-        if where != self.device:
+        where, before = pick_device(str(device)), self.device
+        if where == before:
+            return self
+        # Weights that are rounded stay so, also where bfloat16 would not be chosen.
+        settings = self._settings | ({"bf16": True} if self.generator.bf16 else {})
+        try:
             moved = self.model.to(where), self.tokenizer.to(where)
-            self.generator = ImageGenerator(*moved, **self._settings)
+            self.generator = ImageGenerator(*moved, **settings)
+        except BaseException:
+            self.model.to(before)
+            self.tokenizer.to(before)
+            raise
         return self
 
     @property

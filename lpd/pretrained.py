@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from lpd.errors import InputError
+from lpd.files import sha256_of_file
 from lpd.hub import (
     TOKENIZER_REPOSITORY,
     TOKENIZERS,
@@ -23,7 +24,7 @@ from lpd.hub import (
 from lpd.models.lpd import LPD, LPDConfig, preset_shape
 from lpd.models.presets import preset_conditioning
 from lpd.models.text import PARAMETERS as TEXT_PARAMETERS
-from lpd.tokenizer.vq_tokenizer import VQTokenizer
+from lpd.tokenizer.vq_tokenizer import TOKENIZER_FILES, VQTokenizer
 from lpd.tokenizer.vqgan import VQGANConfig
 from lpd.weights import (
     CONFIG_NAME,
@@ -31,16 +32,14 @@ from lpd.weights import (
     find_config,
     load_state_dict_file,
     load_strictly,
-    only_file,
     save_weights,
     weights_file,
-    weights_folder,
 )
 
 TOKENIZER_FOLDER = "tokenizer"
 """The folder of the tokenizer in a model's, where both were saved as one."""
 _CLASSES = "class_emb.weight"
-_TOKENIZER_FILES = ("*.safetensors", "*.pt", "*.pth")
+_MODEL_FILES = ("*.pth",)  # the published ones
 
 
 def config_of_preset(name: str, **fields: Any) -> LPDConfig:
@@ -178,14 +177,19 @@ def load_pretrained(
     check_options(hub)
     path = Path(name)
     if not path.exists():
-        path = fetch_folder(str(name), [CONFIG_NAME, WEIGHTS_NAME, "*.pth"], **hub)
+        path = fetch_folder(str(name), [CONFIG_NAME, WEIGHTS_NAME, *_MODEL_FILES], **hub)
         published = find_published_model(str(name))
         if published is not None:
             preset = preset or published.preset
             img_size = img_size or published.img_size
-    if path.is_dir() and not (weights_folder(path) / WEIGHTS_NAME).is_file():
-        path = only_file(path, "*.pth")
-    return load_model(path, device, preset=preset, img_size=img_size)
+    return load_model(weights_file(path, *_MODEL_FILES), device, preset=preset, img_size=img_size)
+
+
+def sha256_of_local(name: str | Path) -> str | None:
+    """The SHA-256 of the weights that :func:`load_pretrained` reads, in hexadecimal; None for a
+    repository of the hub, which is known by its name."""
+    path = Path(name)
+    return sha256_of_file(weights_file(path, *_MODEL_FILES)) if path.exists() else None
 
 
 def load_tokenizer(name: str | Path | None, device: torch.device, **hub: Any) -> VQTokenizer:
@@ -210,9 +214,7 @@ def load_tokenizer(name: str | Path | None, device: torch.device, **hub: Any) ->
         path = Path(name)
     else:
         path = fetch_folder(str(name), [CONFIG_NAME, WEIGHTS_NAME], **hub)
-    if path.is_dir() and not (weights_folder(path) / WEIGHTS_NAME).is_file():
-        path = only_file(path, *_TOKENIZER_FILES)
-    return VQTokenizer.from_pretrained(path, device)
+    return VQTokenizer.from_pretrained(weights_file(path, *TOKENIZER_FILES), device)
 
 
 def find_tokenizer(name: str | Path, config: LPDConfig, **hub: Any) -> Path | None:
@@ -231,7 +233,7 @@ def find_tokenizer(name: str | Path, config: LPDConfig, **hub: Any) -> Path | No
     """
     path = Path(name)
     if not path.exists() and find_published_model(str(name)) is None:
-        files = [f"{TOKENIZER_FOLDER}/{file}" for file in (CONFIG_NAME, WEIGHTS_NAME)]
+        files = [f"{TOKENIZER_FOLDER}/{file}" for file in (CONFIG_NAME, *TOKENIZER_FILES)]
         path = fetch_folder(str(name), files, **hub)
     beside = (path.parent if path.name == WEIGHTS_NAME else path) / TOKENIZER_FOLDER
     if beside.is_dir():

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from lpd.errors import InputError
-from lpd.files import atomic_path, read_json, write_json
+from lpd.files import TEMPORARY, atomic_path, read_json, write_json
 from lpd.options import YOUNGER
 
 CONFIG_NAME = "config.json"
@@ -35,14 +35,20 @@ _WRAPPING_PREFIXES = ("module.", "_orig_mod.")
 ConfigT = TypeVar("ConfigT")
 
 
-def weights_file(path: Path) -> Path:
+def weights_file(path: Path, *patterns: str) -> Path:
     """The weight file that ``path`` means: itself, ``model.safetensors`` in a folder, or that of
     the folder ``model`` in a checkpoint of a training.
 
+    Args:
+        path: a file or folder.
+        patterns: names, such as ``*.pth``, of which a folder without any of these may hold one.
+
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or there are several.
     """
     file = weights_folder(path) / WEIGHTS_NAME if path.is_dir() else path
+    if patterns and path.is_dir() and not file.is_file():
+        return _only_file(path, patterns)
     if not file.is_file():
         raise InputError(f"no weight file at {file}; check the path, or download the weights first")
     return file
@@ -56,13 +62,14 @@ def weights_folder(path: Path) -> Path:
     return path if (path / WEIGHTS_NAME).exists() or not in_checkpoint.is_dir() else in_checkpoint
 
 
-def only_file(folder: Path, *patterns: str) -> Path:
-    """The one file of a folder with a name of some patterns, such as ``*.pth``.
+def weight_files(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    """The files of a folder with a name of some patterns, but for those that are being written."""
+    files = {file for pattern in patterns for file in folder.glob(pattern)}
+    return sorted(file for file in files if not TEMPORARY.fullmatch(file.name))
 
-    Raises:
-        InputError: there is none, or there are several.
-    """
-    files = sorted(file for pattern in patterns for file in folder.glob(pattern))
+
+def _only_file(folder: Path, patterns: tuple[str, ...]) -> Path:
+    files = weight_files(folder, patterns)
     if len(files) != 1:
         raise InputError(
             f"{folder} holds no {WEIGHTS_NAME} and {len(files)} {' or '.join(patterns)} files: "

@@ -18,13 +18,13 @@ from typing import Annotated
 
 import tyro
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-from huggingface_hub.errors import HfHubHTTPError
 
 from lpd import cli
 from lpd.errors import InputError
 from lpd.evaluation.generated.published import ROWS, STATISTICS
 from lpd.files import atomic_path, sha256_of_file
 from lpd.hub import (
+    HUB_ERRORS,
     MODELS,
     TEXT_TOKENIZER_FILE,
     TEXT_TOKENIZER_REPOSITORY,
@@ -128,10 +128,9 @@ def fetch(published: Published, folder: Path | None = None) -> str:
 def _fetch_from_hub(published: Published, path: Path) -> str | None:
     """Fetch a file of the hub; return the SHA-256 that the hub has of it, where it has one."""
     try:
-        # First: it alone turns every way of not reaching the hub into an OSError.
         hf_hub_download(published.source, published.file, local_dir=path.parent)
         tag = get_hf_file_metadata(hf_hub_url(published.source, published.file)).etag
-    except (HfHubHTTPError, OSError) as error:
+    except HUB_ERRORS as error:
         raise _unreachable(published, path, error) from error
     # The hub's tag of a large file is its SHA-256.
     return tag if tag is not None and len(tag) == 64 else None

@@ -108,8 +108,8 @@ def identity_of(
     """
     from lpd.evaluation.generated.setting import Setting
     from lpd.files import sha256_of_file
+    from lpd.pretrained import sha256_of_local
     from lpd.provenance import digest
-    from lpd.weights import weights_file
 
     options, num_images = config.options, len(prompts) * config.count
     order_file = None if options.lpd_order_file is None else Path(options.lpd_order_file)
@@ -120,13 +120,9 @@ def identity_of(
             f"{num_images} images that are asked for: make more with orders/run_lpd_order.py, or "
             "leave the file out"
         )
-    local = Path(config.pretrained_ckpt)
     encoder = pipeline.text_encoder
     return {
-        # Where it came from the hub, its name there tells.
-        "pretrained_ckpt": (
-            sha256_of_file(weights_file(local)) if local.exists() else config.pretrained_ckpt
-        ),
+        "pretrained_ckpt": sha256_of_local(config.pretrained_ckpt) or config.pretrained_ckpt,
         "vqgan_path": pipeline.tokenizer.sha256,
         "text_encoder": encoder.identity.sha256,
         "text_layer": encoder.identity.layer,

@@ -26,8 +26,12 @@ from lpd.weights import (
     find_config,
     load_state_dict_file,
     load_strictly,
+    weight_files,
     weights_file,
 )
+
+TOKENIZER_FILES = ("*.safetensors", "*.pt", "*.pth")
+"""What weights are called, where they are not ``model.safetensors``."""
 
 # LlamaGen counts code usage in this buffer while it trains; nothing reads it afterwards.
 _USAGE_BUFFER = "quantize.codebook_used"
@@ -171,15 +175,23 @@ class VQTokenizer:
         A copy, since a tokenizer is known by its file's SHA-256.
 
         Raises:
-            InputError: it was not loaded from a file, or that is another one by now.
+            InputError: it was not loaded from a file, that is another one by now, or the folder has
+                weights of another name, which could be loaded in their place.
         """
         if self._file is None or not self._file.is_file():
             raise InputError(f"the tokenizer's file {self._file} is not there to be copied")
-        write_json(folder / CONFIG_NAME, config_to_dict(self.config))
+        there = weight_files(folder, TOKENIZER_FILES)
+        others = [file for file in there if file.name != self._file.name]
+        if others:
+            raise InputError(
+                f"{folder} holds the weights of another tokenizer, {others[0].name}: delete them, "
+                "or save to another folder"
+            )
         with atomic_path(folder / self._file.name) as temporary:
             shutil.copyfile(self._file, temporary)
             if sha256_of_file(temporary) != self.sha256:
                 raise InputError(f"{self._file} has changed since the tokenizer was loaded from it")
+            write_json(folder / CONFIG_NAME, config_to_dict(self.config))
 
     @property
     def codebook(self) -> Tensor:

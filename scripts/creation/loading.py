@@ -3,17 +3,15 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import lpd
 from lpd.classes import imagenet
-from lpd.files import sha256_of_file
 from lpd.options import flatten
 from lpd.pipeline import LPDPipeline
 from lpd.pipeline_base import BasePipeline, Callback
 from lpd.pipeline_results import PipelineResult
-from lpd.weights import weights_file
+from lpd.pretrained import sha256_of_local
 from scripts.creation.request import CreationRequest
 
 _ALL_OF = 16  # classes; of more, a few are shown
@@ -113,12 +111,10 @@ def provenance_of(
     request: CreationRequest, pipeline: BasePipeline, options: dict[str, Any]
 ) -> dict[str, Any]:
     """What every image of a request depends on."""
-    local = Path(request.model_name)
     return {
         "lpd": lpd.__version__,
         "model": request.model_name,
-        # Where it came from the hub, its name there tells.
-        "model_sha256": sha256_of_file(weights_file(local)) if local.exists() else None,
+        "model_sha256": sha256_of_local(request.model_name),
         "tokenizer": request.tokenizer_name,
         "tokenizer_sha256": pipeline.tokenizer.sha256,
         "dtype": request.dtype,

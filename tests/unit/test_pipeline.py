@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from lpd.errors import InputError
 from lpd.evaluation.generated.published import ROWS
@@ -194,21 +196,34 @@ def test_the_whole_is_saved_in_one_folder(
     with pytest.raises(InputError, match=r"load it with dtype=torch\.float32 to save it"):
         half.save_pretrained(tmp_path / "half")
     with pytest.raises(InputError, match="weights are rounded to bfloat16"):
-        LPDPipeline(half.model, half.tokenizer).save_pretrained(tmp_path / "half")
+        LPDPipeline(half.model, half.tokenizer)
     assert not (tmp_path / "half").exists()
 
 
 def test_the_whole_comes_from_the_hub_too(
     pipeline: LPDPipeline,
     folder: Path,
+    tokenizer_folder: Path,
     tmp_path: Path,
     serve_hub: Callable[[Mapping[str, Path]], str],
 ) -> None:
     pipeline.save_pretrained(tmp_path / "saved")
-    served = {"my/digits": tmp_path / "saved", "my/model": folder}
+    state = load_file(tokenizer_folder / "model.safetensors")
+    tokenizer_file = tmp_path / "pickle" / "vq_ds16_c2i.pt"  # as the published one is called
+    tokenizer_file.parent.mkdir()
+    torch.save(state, tokenizer_file)
+    shutil.copy(tokenizer_folder / "config.json", tokenizer_file.parent)
+    pickled = LPDPipeline.from_pretrained(folder, tokenizer_file, device="cpu")
+    pickled.save_pretrained(tmp_path / "pickled")
+    served = {
+        "my/digits": tmp_path / "saved",
+        "my/pickled": tmp_path / "pickled",
+        "my/model": folder,
+    }
     hub = {"endpoint": serve_hub(served), "cache_dir": tmp_path / "cache", "device": "cpu"}
-    again = LPDPipeline.from_pretrained("my/digits", **hub)
-    assert again.tokenizer.sha256 == pipeline.tokenizer.sha256
+    for name, saved in (("my/digits", pipeline), ("my/pickled", pickled)):
+        again = LPDPipeline.from_pretrained(name, **hub)
+        assert again.tokenizer.sha256 == saved.tokenizer.sha256
     for name in (folder, "my/model"):  # whose codes the published tokenizer does not have
         with pytest.raises(InputError, match=r"no tokenizer with .*: name the model's tokenizer"):
             LPDPipeline.from_pretrained(name, **hub)

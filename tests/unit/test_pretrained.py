@@ -1,11 +1,13 @@
 """Models from disk and from the hub, and other resolutions."""
 
 import dataclasses
+import hashlib
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -22,6 +24,7 @@ from lpd.pretrained import (
     load_model,
     load_pretrained,
     load_tokenizer,
+    sha256_of_local,
 )
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.tokenizer.vqgan import VQGANConfig
@@ -241,6 +244,44 @@ class TestHub:
         with pytest.raises(InputError, match="has changed since the tokenizer was loaded"):
             tokenizer.save(tmp_path / "saved")
         assert not (tmp_path / "saved" / "model.safetensors").exists()
+
+    def test_a_folder_is_of_one_tokenizer(self, tmp_path: Path, tokenizer_folder: Path) -> None:
+        """Else another than the one that was saved would be loaded."""
+        first = load_tokenizer(tokenizer_folder, CPU)
+        state = load_file(tokenizer_folder / "model.safetensors")
+        there = tmp_path / "there"
+        there.mkdir()
+        shutil.copy(tokenizer_folder / "config.json", there)
+        torch.save({"model": {name: each + 1 for name, each in state.items()}}, there / "vq.pt")
+        second = load_tokenizer(there, CPU)
+        for one, other in ((first, second), (second, first)):
+            saved = tmp_path / one.sha256
+            one.save(saved)
+            (saved / f".left.{'0' * 32}.pt").touch()  # by a process that was killed
+            one.save(saved)
+            with pytest.raises(InputError, match=r"another tokenizer, \w+\.\w+: delete them, or"):
+                other.save(saved)
+            assert load_tokenizer(saved, CPU).sha256 == one.sha256
+
+    def test_what_a_model_is_known_by(self, tmp_path: Path) -> None:
+        file = tmp_path / "model" / "lpd_l_256.pth"
+        file.parent.mkdir()
+        file.write_bytes(b"weights")
+        expected = hashlib.sha256(b"weights").hexdigest()
+        assert sha256_of_local(file) == sha256_of_local(str(file.parent)) == expected
+        assert sha256_of_local("mit-han-lab/lpd_l_256") is None
+
+    def test_a_hub_that_a_proxy_keeps_away_is_one_line(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def refused(*_: object, **__: object) -> str:
+            raise huggingface_hub.errors.HTTPError("403 Forbidden")
+
+        monkeypatch.setattr("lpd.hub.snapshot_download", refused)
+        monkeypatch.setattr("lpd.hub.hf_hub_download", refused)
+        for load, name in ((load_pretrained, "my/model"), (load_tokenizer, None)):
+            with pytest.raises(InputError, match="can be reached: 403 Forbidden; check the name"):
+                load(name, CPU)
 
     @pytest.mark.parametrize("name", ["/nonexistent/folder", "a/b/c", "nobody/nothing"])
     def test_neither_folder_nor_repository(self, name: str) -> None:
