@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from lpd.data.images import read_image
+from lpd.data.images import read_upright
 from lpd.data.transforms import center_crop
 from lpd.errors import InputError
 from scripts.demo_page.canvas import Canvas
@@ -103,7 +103,7 @@ def _lay_file(studio: Studio, name: str) -> Iterator[Any]:
     """What was uploaded, as the model sees it."""
     path = Path(name)
     try:
-        image = center_crop(read_image(path), studio.pipe.img_size)
+        image = center_crop(read_upright(path), studio.pipe.img_size)
     except InputError as error:  # which names a place that nobody has seen
         raise InputError(str(error).replace(str(path), path.name)) from error
     yield from _lay("", image)
@@ -142,4 +142,4 @@ def _edit(
         feather=feather,
     )
     for frame in play(work):
-        yield *values_of(frame, name), frame.image if frame.is_last else None
+        yield *values_of(frame, name), frame.image if frame.is_last else gr.skip()

@@ -62,4 +62,4 @@ def _generate(studio: Studio, text: Any, choice: Any, *drawn: Any) -> Iterator[A
     drawing = drawing_of(studio, *drawn)
     name = said_class(studio.pipe.classes, label)
     for frame in play(lambda tell: studio.generate(label, drawing, tell)):
-        yield *values_of(frame, name), frame.image if frame.is_last else None
+        yield *values_of(frame, name), frame.image if frame.is_last else gr.skip()
