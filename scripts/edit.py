@@ -19,6 +19,8 @@ from lpd import cli
 from lpd.files import printable, sha256_of_file
 from scripts.creation.edit_request import EditConfig
 
+ENLARGED = r"image \d+ is of .* it is enlarged, as in training"
+
 
 def run(config: EditConfig) -> None:
     """Make the edits and write all files.
@@ -51,7 +53,7 @@ def run(config: EditConfig) -> None:
             f"than the {side} x {side} that are used: it is enlarged, as in training"
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # the same, said of every edit
+        warnings.filterwarnings("ignore", message=ENLARGED)  # of every edit: it was told already
         edited = edit(config, loaded, image)
     count = config.num_images_per_label
     settings = {

@@ -3,6 +3,7 @@
 import functools
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -165,6 +166,21 @@ def test_a_small_image_is_said_to_be_enlarged(
     said = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert len(said) == 1
     assert "small.png is of 16 x 9 pixels, smaller than the 16 x 16 that are used" in said[0]
+
+
+def test_what_else_an_edit_warns_of_is_told(
+    command: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as graphs that cannot be captured, which make it slower."""
+    original = editing.edit
+
+    def slower(*arguments: object) -> EditResult:
+        warnings.warn("decoding is not captured", stacklevel=1)
+        return original(*arguments)
+
+    monkeypatch.setattr(editing, "edit", slower)
+    with pytest.warns(UserWarning, match="decoding is not captured"):
+        command()
 
 
 def paint(path: Path, size: tuple[int, int], colour: str) -> None:
