@@ -1,7 +1,8 @@
 """Parquet files with a column of image bytes and one of captions.
 
-A row group is the least that can be read of a Parquet file. Images are read in their order, so each
-process keeps the group that it is at, and reads it once.
+A row group is read from its beginning on. Images are read in their order, so each process goes
+through a group once, a piece at a time: a group may be of many thousand images, and each of a
+machine's many processes goes through it.
 """
 
 import io
@@ -23,35 +24,40 @@ from lpd.files import printable
 
 _SUFFIX = ".parquet"
 _IMAGE_KEYS = ("image", "image_bytes", "jpg", "png", "webp", "bytes")
+_PIECE_IMAGES = 64
+_BUFFER_BYTES = 1 << 20
 _BYTES = "bytes"  # of a column that has paths too, as the data sets of Hugging Face have them
 
 
 class _Groups:
-    """Reads the images of row groups, and keeps the last group; a copy keeps none."""
+    """Reads the images of row groups, and keeps the last piece; a copy keeps none."""
 
     def __init__(self) -> None:
         self._wanted: tuple[Path, int] | None = None
-        self._column: Any = None
+        self._pieces: Iterator[Any] = iter(())
+        self._piece: Any = ()
+        self._first = 0  # row of the piece in its group
         self._mistake = ""  # why there is none; kept too, for the group's other images
 
-    def column(self, path: Path, group: int, image_key: str | None) -> Any:
-        """The images of a group, as pyarrow has them.
+    def value(self, path: Path, group: int, place: int, image_key: str | None) -> Any:
+        """An image of a group, as the column has it.
 
         Raises:
             InputError: the file cannot be read, or has no such column.
         """
-        if self._wanted != (path, group):
-            self._wanted, self._column, self._mistake = (path, group), None, ""
-            try:
-                with _opened(path) as file:
-                    names = [_image_column(file.schema_arrow, image_key, path)]
-                    table = file.read_row_group(group, columns=names, use_threads=False)
-                self._column = table.column(0)
-            except InputError as error:
-                self._mistake = str(error)
-        if self._column is None:
+        if self._wanted != (path, group) or place < self._first:
+            self._wanted, self._mistake = (path, group), ""
+            self._pieces = _pieces(path, group, image_key)
+            self._piece, self._first = (), 0
+        try:
+            while not self._mistake and place >= self._first + len(self._piece):
+                self._first += len(self._piece)
+                self._piece = next(self._pieces)
+        except InputError as error:
+            self._mistake = str(error)
+        if self._mistake:
             raise InputError(self._mistake)
-        return self._column
+        return self._piece[place - self._first].as_py()
 
     def __reduce__(self) -> tuple[type["_Groups"], tuple[()]]:
         return _Groups, ()
@@ -72,8 +78,7 @@ class ParquetImages(ImageIndex):
     def content(self, row: int) -> IO[bytes]:
         """An image's bytes."""
         number, group, place = self.places[row].tolist()
-        column = self.groups.column(self.root / self.parquets[number], group, self.image_key)
-        value = column[place].as_py()
+        value = self.groups.value(self.root / self.parquets[number], group, place, self.image_key)
         content = value.get(_BYTES) if isinstance(value, dict) else value
         if content is None:
             raise InputError(f"cannot read the image {printable(self.path(row))}: it has no bytes")
@@ -151,6 +156,21 @@ def find_parquets(config: CacheConfig) -> Parquets:
     )
 
 
+def _pieces(path: Path, group: int, image_key: str | None) -> Iterator[Any]:
+    """The images of a row group, some at a time.
+
+    Raises:
+        InputError: the file cannot be read, has no such column, or fewer rows than it had.
+    """
+    with _opened(path) as file:
+        names = [_image_column(file.schema_arrow, image_key, path)]
+        for batch in file.iter_batches(
+            _PIECE_IMAGES, row_groups=[group], columns=names, use_threads=False
+        ):
+            yield batch.column(0)
+    raise InputError(f"{printable(path)} has fewer rows than it had before")
+
+
 def _pyarrow() -> Any:
     try:
         import pyarrow.parquet
@@ -174,7 +194,9 @@ def _opened(path: Path, remedy: str = "") -> Iterator[Any]:
     """
     pyarrow = _pyarrow()
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        # Else a column is read whole, not page by page.
+        how = {"buffer_size": _BUFFER_BYTES, "pre_buffer": False}
+        with pyarrow.parquet.ParquetFile(path, **how) as file:
             yield file
     except (pyarrow.ArrowException, OSError, MemoryError) as error:
         reason = " ".join(str(error).split())

@@ -31,7 +31,10 @@ from lpd.errors import InputError
 from lpd.files import DAMAGED_FOREIGN_ARCHIVE, printable
 
 _SUFFIX = ".tar"
-_PACKED = re.compile(r"\.(tar\.\w+|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
+# Not what lies beside a tar, as its index or checksum: .tar.idx, .tar.md5.
+_PACKED = re.compile(
+    r"\.(tar\.(gz|bz2|xz|zst|zstd|lz4|lzma|lz|lzo|br|z)|tgz|tbz2?|txz|tzst)$", re.IGNORECASE
+)
 # As webdataset: a key ends before the first dot of a name, and folders are part of it.
 _MEMBER = re.compile(r"(?:\./)*((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
 # Members of a sample other than images.

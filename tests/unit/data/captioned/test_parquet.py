@@ -48,15 +48,26 @@ def test_a_row_group_is_read_once_and_not_sent_to_workers(tmp_path: Path) -> Non
     part = source.read(0)
     images = source.images(tuple(part.names), part.places)
     with mock.patch.object(
-        parquet.ParquetFile, "read_row_group", autospec=True,
-        side_effect=parquet.ParquetFile.read_row_group,
+        parquet.ParquetFile, "iter_batches", autospec=True,
+        side_effect=parquet.ParquetFile.iter_batches,
     ) as reads:  # fmt: skip
         for row in (0, 1, 2, 3, 5, 6):
             images.content(row)
         assert reads.call_count == 3
         for twin in (copy.deepcopy(images), pickle.loads(pickle.dumps(images))):
-            assert twin.groups._column is None
+            assert not twin.groups._piece
             assert twin.content(6).read() == b"6"
+
+
+def test_of_a_large_row_group_a_piece_is_held(tmp_path: Path) -> None:
+    expected = [bytes([row % 251]) * (row % 7 + 1) for row in range(1000)]
+    write(tmp_path, image=expected, caption=["a"] * 1000, row_group_size=1000)
+    source = source_of(tmp_path)
+    part = source.read(0)
+    images = source.images(tuple(part.names), part.places)
+    for row in (*range(0, 1000, 37), 999, 998, 3, 64, 63, 500):
+        assert images.content(row).read() == expected[row]
+        assert len(images.groups._piece) <= 64
 
 
 @pytest.mark.parametrize(

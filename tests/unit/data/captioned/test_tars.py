@@ -223,6 +223,11 @@ def test_compressed_tars_are_refused(tmp_path: Path, config_of, whole: bytes) ->
     (root / "1.tar.gz").rename(root / "1.tar")
     with pytest.raises(ValueError, match=r"1\.tar is no tar \(empty file\); remove it"):
         index_captioned(config_of("tar", tmp_path / "data"), World())
+    (root / "1.tar").unlink()
+    for beside in ("0.tar.idx", "0.tar.md5", "0.tar.json"):  # what other tools put there
+        (root / beside).write_text("x")
+    found = index_captioned(config_of("tar", tmp_path / "data"), World()).images
+    assert found.files[0].startswith("0.tar/")
 
 
 def test_a_tar_that_changes_under_way_is_an_unreadable_image(tmp_path: Path, whole: bytes) -> None:
