@@ -177,6 +177,13 @@ def read_questions(path: Path) -> Questions:
     return found
 
 
+def _answer(said: str, question: str) -> str | None:
+    """What was answered to a question; None where another one was asked. White space at a
+    question's end, which the scorer keeps, is no part of it."""
+    rest = said.removeprefix(question).lstrip()
+    return rest[1:].strip() if said.startswith(question) and rest.startswith(",") else None
+
+
 def _answered(path: Path, questions: Questions, scored: Mapping[str, int]) -> dict[str, Mean]:
     """The share of questions that all images have right, in percent: of each category, and of each
     of its parts.
@@ -204,14 +211,15 @@ def _answered(path: Path, questions: Questions, scored: Mapping[str, int]) -> di
         if picture not in scored:  # the scorer has failed at it, and left it out
             continue
         own = questions.get(Path(picture).name.partition(".")[0], {})
-        question = max((each for each in own if said.startswith(f"{each},")), key=len, default=None)
+        fitting = (each for each in own if _answer(said, each) is not None)
+        question = max(fitting, key=len, default=None)
         number = asked[picture, box, question or ""]
         if question is None or number >= len(own[question]):
             raise InputError(f"{line.place} has a question that --questions does not: {said!r}")
         asked[picture, box, question] += 1
         images.setdefault(picture, set()).add(box)
         category = own[question][number]
-        is_right = said[len(question) + 1 :].strip() == "yes"
+        is_right = _answer(said, question) == "yes"
         for name in {category, category.partition("-")[0].strip()}:
             values.setdefault(name, []).append(100.0 * is_right)
             prompts.setdefault(name, []).append(picture)

@@ -211,7 +211,7 @@ def answered(tmp_path):
     asked = [  # the scorer passes over the first question of all
         ("k0", "entity - whole (dog)", "Is there a dog?"),
         ("k0", "entity - whole (a, cat)", "Is there a cat, or not?"),
-        ("k0", "attribute - color (cat, red)", "Is the cat red?"),
+        ("k0", "attribute - color (cat, red)", "Is the cat red? "),
         ("k1", "global - ", "Is this a photo?"),
         ("k1", "entity - part (leg)", "Is there a leg?"),
         ("k2", "entity - whole (leg)", "Is there a leg?"),
