@@ -23,12 +23,14 @@ from lpd.evaluation.images.pictures import write_grid
 from lpd.evaluation.images.references import open_reference
 from lpd.generation import ImageGenerator
 from lpd.models.lpd import LPD, LPDConfig
+from lpd.orders.group_sizes import default_steps
 from lpd.orders.plan import Grid
 from lpd.orders.request import OrderOptions, PlanSource, SweepOptions
 from lpd.sampling.config import SamplingSweep
 from lpd.tokenizer.vq_tokenizer import VQTokenizer
 from lpd.training.checkpoint import Weights
 from lpd.training.config import TrainConfig
+from lpd.weights import find_config
 
 _GRID_COLUMNS = 8
 
@@ -151,6 +153,9 @@ def evaluate_online(
             output_dir.mkdir(parents=True)
             shutil.copyfile(shared, own)
     world.barrier()
+    shape = find_config(model, LPDConfig)
+    assert shape is not None
+    steps = options.generation_steps or default_steps(shape.num_positions)
     (result,) = run_evaluation(
         EvalConfig(
             pretrained_ckpt=model,
@@ -160,9 +165,7 @@ def evaluate_online(
             num_images=options.num_images,
             eval_bsz=options.eval_bsz,
             chunk_size=min(1000, -(-options.num_images // world.size)),  # work for every process
-            decoding=SweepOptions.of(
-                generation_steps=(options.generation_steps,), locality=config.orders.locality
-            ),
+            decoding=SweepOptions.of(generation_steps=(steps,), locality=config.orders.locality),
             sampling=SamplingSweep.of(options.sampling),
             bf16=config.bf16,
             seed=(config.seed,),

@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.checkpoint.stateful import Stateful
 from torch.distributed.tensor import DTensor
 
+from lpd.errors import InputError
 from lpd.files import printable, write_json
 from lpd.launcher import launcher_is_gone
 from lpd.models.layers import Attend, RaggedAttend
@@ -305,8 +306,14 @@ class Trainer:
             if before is not None and before.tokenizer_sha256 is not None:
                 self.setup.cache.check(tokenizer_sha256=before.tokenizer_sha256)
             own = identity_in(shape)
-            if own is not None and identity_in(before) is not None:
+            if own is not None and before is not None and identity_in(before) is not None:
                 check_encoder(before, own, max_length=shape.text_length, place=str(path))
+                if shape.text_length < before.text_length:
+                    raise InputError(
+                        f"the model {path} reads texts of up to {before.text_length} tokens, not "
+                        f"{shape.text_length}: give --text_length {before.text_length}, to the "
+                        "caching of features too"
+                    )
             state = fit_pos_embed(load_state_dict_file(path), shape)
             load_strictly(model, fit_conditioning(state, model), str(path))
         model.checkpoint_every = self.config.recompute_every

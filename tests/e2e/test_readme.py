@@ -154,6 +154,7 @@ ENTRIES = (
     Entry(
         shows="for SIZE in 256 512 1024",
         changes={
+            "/data/": "data/",
             "main_cache.py": f"main_cache.py {DRY}",
             "main_train.py": f"main_train.py {DRY}",
         },

@@ -139,7 +139,8 @@ def test_it_says_where_features_come_from(config: TrainConfig) -> None:
     # Those in the cache are of another length.
     config = dataclasses.replace(config, text=dataclasses.replace(config.text, text_length=13))
     online = Trainer(TrainingSetup(config, World())).summary()
-    assert ", encoded as needed on cpu\n" in online
+    assert ", encoded as needed on cpu (" in online
+    assert "have more than 13 tokens and are cut" in online
     assert "features from" not in online
 
 
@@ -202,12 +203,16 @@ def test_it_starts_from_a_model_of_classes(config: TrainConfig, tmp_path: Path) 
     classes = LPD(shape)
     classes.init_weights()
     save_pretrained(tmp_path / "classes", classes, shape)
-    config = dataclasses.replace(config, pretrained_ckpt=tmp_path / "classes")
-    model = Trainer(TrainingSetup(config, World())).model
-    state, initial = classes.state_dict(), model.state_dict()
-    kept = state.keys() & initial.keys()
-    assert state.keys() - kept == {"class_emb.weight"}
-    assert_same({name: state[name] for name in kept}, initial)
+    published = tmp_path / "published" / "lpd_l_256.pth"  # without a configuration
+    published.parent.mkdir()
+    torch.save({"model": classes.state_dict()}, published)
+    for start in (tmp_path / "classes", published):
+        config = dataclasses.replace(config, pretrained_ckpt=start)
+        model = Trainer(TrainingSetup(config, World())).model
+        state, initial = classes.state_dict(), model.state_dict()
+        kept = state.keys() & initial.keys()
+        assert state.keys() - kept == {"class_emb.weight"}
+        assert_same({name: state[name] for name in kept}, initial)
 
 
 def test_it_starts_from_no_model_of_another_text_encoder(
@@ -231,6 +236,8 @@ def test_it_starts_from_no_model_of_another_text_encoder(
         start(str(text_encoder_folder("llama")))  # of the same width
     with pytest.raises(InputError, match="cut them with --text_length 12"):
         start(own, text_length=20)
+    with pytest.raises(InputError, match=r"up to 12 tokens, not 8: give --text_length 12, to the"):
+        start(own, text_length=8)
 
 
 def test_losses_of_plans_are_those_of_the_training(config: TrainConfig, tmp_path: Path) -> None:
