@@ -10,10 +10,10 @@ import datetime
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,8 @@ from torch.distributed.rendezvous import rendezvous
 from lpd import heartbeat, launcher
 from lpd.errors import InputError, LostProcessError
 from lpd.locks import LOCK_NAME, only_user_of
+
+Item = TypeVar("Item")
 
 # Rank 0 may write, hash or compute metrics for long while the others wait at a barrier. Processes
 # that are lost are found sooner, by their heartbeats.
@@ -56,6 +58,20 @@ class World:
     def shard(self, count: int) -> range:
         """This process's part of ``range(count)``: every size-th, starting at rank."""
         return range(self.rank, count, self.size)
+
+    def rounds(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+        """This process's part of ``items``, those at the places :meth:`shard` gives, one in each
+        round. There are as many rounds on all processes: in the last one some may have nothing.
+
+        Where each round is a block that processes leave :meth:`together`, an error of one ends all
+        of them within an item. Else the others would finish their parts first, and if that takes
+        hours, all lose their connections before any tells the error.
+
+        Args:
+            items: the same on all processes.
+        """
+        for first in range(0, len(items), self.size):
+            yield items[first + self.rank : first + self.size][:1]
 
     def apart(self) -> "World":
         """The same processes, with connections of their own for what a thread exchanges beside the

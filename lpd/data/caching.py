@@ -58,19 +58,7 @@ def run_caching(config: CacheConfig, world: World) -> None:
             place = printable(config.cached_path)
             print(f"the code cache {place} is complete: {len(images.files)} images")
         return
-    error: InputError | None = None
-    try:
-        encode_shards(
-            [missing[place] for place in world.shard(len(missing))],
-            writer,
-            SquareImages(images, config.img_size),
-            tokenizer,
-            config,
-            show_progress=world.is_main,
-        )
-    except InputError as unreadable:
-        error = unreadable  # the others finish their shards first
-    world.agree(error)
+    encode_shards(missing, writer, SquareImages(images, config.img_size), tokenizer, config, world)
     if world.is_main:
         print(_summary(open_cache(config.cached_path)))
 
@@ -96,29 +84,30 @@ def encode_shards(
     images: SquareImages,
     tokenizer: VQTokenizer,
     config: CacheConfig,
-    *,
-    show_progress: bool,
+    world: World,
 ) -> None:
-    """Encode the images of some shards, plain and flipped, and write the shards.
+    """Encode the images of some shards, plain and flipped, and write the shards; all processes
+    call this together.
 
     Batches begin with each shard, so a shard's bytes do not depend on which others are made here.
 
     Args:
-        shards: numbers of the shards to make, in this order.
+        shards: numbers of the shards to make, in this order, by all processes.
         writer: the cache.
         images: the images of its index.
         tokenizer: encodes them.
         config: batch size, workers, and what to do about unreadable images.
-        show_progress: whether to draw a bar.
+        world: the run's processes.
 
     Raises:
-        InputError: an image cannot be read, and config says not to skip it.
+        InputError: an image cannot be read, and config says not to skip it; on all processes.
     """
     size, device = config.img_size, tokenizer.device
-    batches = list(_batches([writer.shard_rows(shard) for shard in shards], config.batch_size))
+    own = [writer.shard_rows(shards[place]) for place in world.shard(len(shards))]
+    batches = list(_batches(own, config.batch_size))
     # Both are kept from batch to batch and from shard to shard.
     pixels = torch.empty(config.batch_size, 3, size, size, device=device)
-    longest = max((len(writer.shard_rows(shard)) for shard in shards), default=0)
+    longest = max(map(len, own), default=0)
     codes = np.empty((longest, 2, tokenizer.num_positions(size)), dtype=np.uint16)
 
     num_images = sum(len(rows) for rows in batches)
@@ -129,9 +118,10 @@ def encode_shards(
             num_workers=_num_workers(config, len(batches)),
             pin_memory=device.type == "cuda",
         ) as loaded_batches,
-        progress(total=num_images, desc="caching", unit="image", disable=not show_progress) as bar,
+        progress(total=num_images, desc="caching", unit="image", disable=not world.is_main) as bar,
     ):
-        for shard in shards:
+
+        def encode(shard: int) -> None:
             rows = writer.shard_rows(shard)
             filled = 0
             while filled < len(rows):
@@ -152,6 +142,11 @@ def encode_shards(
                 filled += count
                 bar.update(count)
             writer.write_shard(shard, codes[: len(rows)])
+
+        for part in world.rounds(shards):
+            with world.together():
+                for shard in part:
+                    encode(shard)
 
 
 def _check_classes(images: ImageIndex, training: Path) -> None:

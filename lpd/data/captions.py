@@ -8,6 +8,8 @@ one step through a memory map, and ten million images take no memory.
 
 import hashlib
 import json
+import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,10 +20,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lpd.errors import InputError
-from lpd.files import DAMAGED_ARCHIVE, atomic_path, told
+from lpd.files import DAMAGED_ARCHIVE, atomic_path, sha256_of_file, told
 
 CAPTIONS_NAME = "captions.jsonl"
 CAPTIONS_INDEX_NAME = "captions_index.npy"
+
+_MOST_IN_MEMORY = 1 << 24  # bytes of captions to be written; more of them wait in a file
 
 
 class Captions(Sequence[tuple[str, ...]]):
@@ -133,8 +137,10 @@ class CaptionLines:
 class CaptionStore:
     """The captions of a cache, to write; they are added in the order of the images.
 
-    They are kept as the bytes of the file to be, a fifth of what Python's texts would take, and
-    only where they will be written: other processes know what they amount to, their hash.
+    Ten million images have gigabytes of them, which wait in a temporary file until they are
+    written. It has no name, so nothing of it is left whatever ends the process. The cache's folder
+    is not touched before all is known to be well. Captions are kept only where they will be
+    written: other processes know what they amount to, their hash.
     """
 
     def __init__(self, captions: Iterable[Sequence[str]] = (), *, is_kept: bool = True) -> None:
@@ -144,7 +150,7 @@ class CaptionStore:
         """
         self.is_kept = is_kept
         self._hash = hashlib.sha256()
-        self._lines: list[bytes] = []
+        self._lines = tempfile.SpooledTemporaryFile(_MOST_IN_MEMORY)  # noqa: SIM115
         self._sizes: list[npt.NDArray[np.int64]] = []
         self._counts: list[npt.NDArray[np.int64]] = []
         self._num_images = 0
@@ -159,11 +165,22 @@ class CaptionStore:
         return self._hash.hexdigest()
 
     def add(self, lines: CaptionLines) -> None:
-        """Add the captions of the next images."""
+        """Add the captions of the next images.
+
+        Raises:
+            InputError: the system has no room for a temporary file.
+        """
         self._hash.update(lines.content)
         self._num_images += len(lines.sizes)
         if self.is_kept:
-            self._lines.append(lines.content)
+            try:
+                self._lines.write(lines.content)
+                self._lines.flush()
+            except OSError as error:
+                raise InputError(
+                    "cannot keep the captions in the system's folder for temporary files: "
+                    f"{error.strerror}; make room there, or name another folder by TMPDIR"
+                ) from error
             self._sizes.append(lines.sizes)
             self._counts.append(lines.counts)
 
@@ -176,7 +193,7 @@ class CaptionStore:
         if not self.is_kept:
             return
         file = folder / CAPTIONS_NAME
-        if file.is_file() and not self._is_in(file):
+        if file.is_file() and sha256_of_file(file) != self.sha256:
             raise InputError(f"{file} does not hold the captions of the images; {remedy}")
         file = folder / CAPTIONS_INDEX_NAME
         if file.is_file():
@@ -193,18 +210,16 @@ class CaptionStore:
                 )
 
     def write(self, folder: Path) -> None:
-        """Write the files that are not there yet."""
+        """Write the files that are not there yet, once: the captions are not kept any longer."""
         assert self.is_kept
         if not (folder / CAPTIONS_NAME).is_file():
             with atomic_path(folder / CAPTIONS_NAME) as temporary, temporary.open("wb") as file:
-                file.writelines(self._lines)
+                self._lines.seek(0)
+                shutil.copyfileobj(self._lines, file)
+        self._lines.close()
         if not (folder / CAPTIONS_INDEX_NAME).is_file():
             with atomic_path(folder / CAPTIONS_INDEX_NAME) as temporary:
                 np.save(temporary, self._index())
-
-    def _is_in(self, path: Path) -> bool:
-        with path.open("rb") as file:
-            return all(file.read(len(each)) == each for each in self._lines) and not file.read(1)
 
     def _index(self) -> npt.NDArray[np.int64]:
         steps = np.stack([np.concatenate(self._sizes), np.concatenate(self._counts)], axis=1)

@@ -71,7 +71,8 @@ def cache_features(encoder: TextEncoder, cache: CodeCache, world: World) -> None
     on with the shards that are missing.
 
     Raises:
-        InputError: the cache has no captions, or other features are where these belong.
+        InputError: the cache has no captions, other features are where these belong, or the encoder
+            gives some that are not finite; on all processes.
     """
     captions = captions_of(cache)
     path = feature_folder(cache, encoder.identity, encoder.max_length)
@@ -94,14 +95,14 @@ def cache_features(encoder: TextEncoder, cache: CodeCache, world: World) -> None
     counts = captions.counts
     totals = np.array([counts[_rows(shard, captions)].sum() for shard in own], np.int64)
     num_cut = 0
-    with (
-        world.together(),
-        progress(
-            total=int(totals.sum()), desc="encoding", unit="caption", disable=not world.is_main
-        ) as bar,
-    ):
-        for shard in own:
-            num_cut += _encode_shard(files[shard], captions, _rows(shard, captions), encoder, bar)
+    with progress(
+        total=int(totals.sum()), desc="encoding", unit="caption", disable=not world.is_main
+    ) as bar:
+        for part in world.rounds(wanted):
+            with world.together():
+                for shard in part:
+                    rows = _rows(shard, captions)
+                    num_cut += _encode_shard(files[shard], captions, rows, encoder, bar)
     parts = world.gather((int(totals.sum()), num_cut))
     if world.is_main:
         num_captions, num_cut = (sum(each) for each in zip(*parts, strict=True))

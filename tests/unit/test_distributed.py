@@ -71,3 +71,38 @@ def test_processes_leave_a_block_together(in_threads: InThreads) -> None:
         return str(error.value)
 
     assert in_threads(work, 3) == ["rank 1 has no room"] * 3
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 6, 7])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_rounds_have_each_item_once_and_are_as_many_on_all_processes(count: int, size: int) -> None:
+    items = [f"item {number}" for number in range(count)]
+    numbers = set()
+    for rank in range(size):
+        world = World(rank=rank, size=size)
+        rounds = list(world.rounds(items))
+        numbers.add(len(rounds))
+        assert all(len(part) <= 1 for part in rounds)
+        own = [item for part in rounds for item in part]
+        assert own == [items[place] for place in world.shard(count)]
+    assert numbers == {-(-count // size)}
+
+
+def test_an_error_of_one_process_ends_the_rounds_of_all(in_threads: InThreads) -> None:
+    done: list[int] = []
+
+    def run(world: World) -> None:
+        for part in world.rounds(range(100)):
+            with world.together():
+                for item in part:
+                    if item == 4:
+                        raise InputError("4.png is damaged")
+                    done.append(item)
+
+    def work(world: World) -> str:
+        with pytest.raises(InputError) as error:
+            run(world)
+        return str(error.value)
+
+    assert in_threads(work, 3) == ["4.png is damaged"] * 3
+    assert sorted(done) == [0, 1, 2, 3, 5]

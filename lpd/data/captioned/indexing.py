@@ -70,8 +70,9 @@ def index_captioned(config: CacheConfig, world: World) -> CaptionedImages:
         disable=not world.is_main,
     ) as bar:
         for first in range(0, len(sizes), world.size):
-            for part in _read_round(source, first, world):
-                found.add(part)
+            with world.together():  # rank 0 alone needs room for the captions
+                for part in _read_round(source, first, world):
+                    found.add(part)
             bar.update(sum(sizes[first : first + world.size]))
     found.check(source, config)
     names = tuple(found.names)

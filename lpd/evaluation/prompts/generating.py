@@ -4,7 +4,8 @@ A prompt's files are made together, by one process. Image j of prompt i has inde
 run, n images of each prompt, and depends on its prompt, the options, the seed and that index alone.
 """
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -95,10 +96,11 @@ def make_images(
                 ]
         todo = world.broadcast(todo)
         own = [prompts[todo[place]] for place in world.shard(len(todo))]
-        with world.together():
-            made = _made(config, own, pipeline, is_shown=world.is_main)
-            for prompt, images in zip(own, made, strict=True):
-                layout.write(images_folder, prompt, images)
+        with contextlib.closing(_made(config, own, pipeline, is_shown=world.is_main)) as made:
+            for part in world.rounds(todo):
+                with world.together():
+                    for row in part:
+                        layout.write(images_folder, prompts[row], next(made))
         with world.together():
             if world.is_main:
                 write_manifest(
@@ -137,7 +139,7 @@ def _made(
     pipeline: PromptPipeline,
     *,
     is_shown: bool,
-) -> Iterator[list[Image.Image]]:
+) -> Generator[list[Image.Image], None, None]:
     """The images of one prompt after the other, made ``eval_bsz`` at a time."""
     count, options = config.count, flatten(config.options)
     wanted = [(prompt, number) for prompt in prompts for number in range(count)]
@@ -157,7 +159,7 @@ def _made(
                 **options,
             )
             waiting += result.images
+            bar.update(len(batch))
             while len(waiting) >= count:
                 yield waiting[:count]
                 del waiting[:count]
-            bar.update(len(batch))

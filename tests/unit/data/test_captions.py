@@ -1,5 +1,6 @@
 import json
 import tempfile
+import tracemalloc
 from pathlib import Path
 from unittest import mock
 
@@ -12,6 +13,7 @@ from lpd.data.captions import CaptionLines, CaptionStore
 from lpd.data.code_cache import CacheIndex, CacheWriter
 from lpd.data.published_cache import open_cache
 from lpd.distributed import World
+from lpd.errors import InputError
 from lpd.files import sha256_of_file
 
 CAPTIONS = [("a red seven",), ("日本", 'it says "no"\nand then \\n'), ("\u2028\x00\x85", "", "x")]
@@ -86,6 +88,44 @@ def test_files_are_as_documented(cache_path: Path) -> None:
     assert meta["format_version"] == 1
     assert open_cache(cache_path).captions.sha256 == meta["captions_sha256"]
     assert sha256_of_file(cache_path / "captions.jsonl") == meta["captions_sha256"]
+
+
+def test_many_captions_are_not_in_memory(tmp_path: Path) -> None:
+    text = "a red seven " * 90_000  # 1 MB
+    tracemalloc.start()
+    try:
+        store = CaptionStore()
+        for number in range(64):
+            store.add(CaptionLines.of([(f"{number} {text}",)]))
+        while_adding, _ = tracemalloc.get_traced_memory()
+        store.write(tmp_path)
+        written, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert while_adding < 20e6
+    assert written < 1e6
+    lines = (tmp_path / "captions.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [[f"{number} {text}"] for number in range(64)]
+    assert sha256_of_file(tmp_path / "captions.jsonl") == store.sha256
+
+
+def test_few_captions_are_not_in_memory_once_they_are_written(tmp_path: Path) -> None:
+    tracemalloc.start()
+    try:
+        store = CaptionStore([("a red seven " * 900_000,)])
+        store.write(tmp_path)
+        written, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert written < 1e6
+    assert len(store) == 1
+
+
+def test_no_room_for_captions_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    store = CaptionStore()
+    with pytest.raises(InputError, match=r"temporary files: No such file .*; .* by TMPDIR"):
+        store.add(CaptionLines.of([("a red seven " * 2_000_000,)]))
 
 
 def test_halves_of_surrogate_pairs_are_no_text() -> None:

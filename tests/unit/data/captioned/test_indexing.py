@@ -3,6 +3,7 @@ import hashlib
 import io
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from lpd import cli
+from lpd.data import captions
 from lpd.data.caching import run_caching
 from lpd.data.captioned import indexing
 from lpd.data.config import CAPTION_KINDS, CacheConfig, CaptionOptions
@@ -225,6 +227,17 @@ def test_a_class_cache_is_not_completed_with_captions(
     with pytest.raises(ValueError, match=r"class_names was .*captions_sha256 was None, now"):
         run_caching(config, World())
     assert content(config.cached_path) == before
+
+
+def test_no_room_for_captions_is_told_by_all(
+    source_folder, config_of, tmp_path: Path, in_threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rank 0 alone has them."""
+    monkeypatch.setattr(captions, "_MOST_IN_MEMORY", 1)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    words = r"cannot keep the captions .*temporary files: No such file .*TMPDIR"
+    function = functools.partial(refused, config_of("txt", source_folder("txt")), words)
+    assert in_threads(function, 3) == [True] * 3
 
 
 def test_an_unreadable_file_of_the_system_is_told_by_all(

@@ -156,6 +156,33 @@ def test_any_processes_and_stops_give_the_files_of_one_run(
     assert made == {k * count + j for k in affected for j in range(count)}  # and nothing else
 
 
+def test_an_error_of_one_process_ends_all_soon(make, prompt_file, in_threads, tmp_path):
+    class Failing(Painter):
+        def __call__(self, prompts, **options):
+            if "eine grüne Sieben" in prompts:
+                raise InputError("no image of eine grüne Sieben")
+            return super().__call__(prompts, **options)
+
+    prompts = prompt_file("plain")
+
+    def refused(world):
+        with pytest.raises(InputError, match="no image of eine grüne Sieben"):
+            make(Failing(), prompts, world, eval_bsz=1)
+        return True
+
+    assert in_threads(refused, 2) == [True] * 2
+    # The first process has prompts 0, 2 and 4.
+    assert [file.name for file in (tmp_path / "out" / "images").iterdir()] == ["00000.png"]
+    in_threads(lambda world: make(Painter(), prompts, world, eval_bsz=1), 2)
+    whole = make(Painter(), prompts, output_dir=tmp_path / "whole")
+    assert files_of(tmp_path / "out") == files_of(whole)
+
+
+def test_progress_counts_all_images_of_rank_0(make, prompt_file, capsys):
+    make(Painter(), prompt_file("plain"), eval_bsz=2)
+    assert "images: 5/5 (100%)" in capsys.readouterr().err
+
+
 def test_other_settings_are_refused_and_harm_nothing(make, prompt_file):
     prompts = prompt_file("plain")
     folder = make(Painter(), prompts, seed=1)
