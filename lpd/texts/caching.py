@@ -116,7 +116,7 @@ def _encode_shard(
     of_images = captions[rows]
     texts = list(dict.fromkeys(text for each in of_images for text in each))
     tokens = encoder.tokens(texts)
-    # By length, so that those which are encoded at once have as many tokens each.
+    # By length, so that those which are encoded at once have about as many tokens each.
     order = sorted(range(len(texts)), key=lambda place: len(tokens[place].ids))
     number = {texts[place]: new for new, place in enumerate(order)}
     tokens = [tokens[place] for place in order]

@@ -1,10 +1,11 @@
 """Frozen text encoders of transformers: T5's encoder, decoders such as Gemma, and BERT's likes.
 
 A text becomes the hidden states of its tokens, those included which the tokenizer adds, such as an
-end. A decoder's see the tokens before them alone, as its causal mask has it. Texts that are
-encoded at once have as many tokens each, so nothing is ever padded.
+end. A decoder's see the tokens before them alone, as its causal mask has it. Where texts of several
+lengths are encoded at once, the shorter ones are padded at their ends, which no token of a text
+sees.
 
-n tokens of a text, E width, B texts that are encoded at once.
+n tokens of a text, E width, B texts that are encoded at once, T tokens of each with its padding.
 """
 
 import contextlib
@@ -25,7 +26,8 @@ from lpd.texts.encoder_files import encoder_folder, encoder_sha256
 from lpd.texts.foreign import check_whole, loading, refusals_told
 from lpd.texts.identity import EncoderIdentity
 
-_TOKENS_AT_ONCE = 8192  # of texts of one length, where they are encoded together
+_TOKENS_AT_ONCE = 8192  # with their padding, where texts are encoded together
+_LENGTH_STEP = 16  # a batch of captions is of many lengths, and each would be a call of its own
 _SHOWN = 60  # characters of a text in a message
 
 
@@ -42,8 +44,8 @@ class TextEncoder:
     """Encodes texts; its weights never change.
 
     On a CPU each text is encoded alone, so that its hidden states depend on no other, bit by bit.
-    On other devices texts of one length are encoded together, where the number of them may change
-    how the last bit is rounded.
+    On other devices texts of about the same length are encoded together, where their number and
+    their padding may change how the last bit is rounded.
     """
 
     identity: EncoderIdentity
@@ -84,8 +86,11 @@ class TextEncoder:
         self._lock = threading.Lock()
         self._check_length(name)
         self._num_embeddings: int = model.get_input_embeddings().num_embeddings
+        pad = tokenizer.pad_token_id
+        # Many decoders have none, and some tokenizers one that was added without a row for it.
+        self._pad: int = pad if pad is not None and pad < self._num_embeddings else 0
         ids = self._ids(["a"], cut=False)[0] or [0]
-        states = self._states(torch.tensor([ids]), every=True)
+        states = self._states(*_padded([ids], len(ids), self._pad), every=True)
         check_layer(layer)
         if not -len(states) <= layer < len(states):
             raise InputError(
@@ -93,6 +98,10 @@ class TextEncoder:
                 f"-{len(states)} to -1 counted from the last one; there is no text_layer {layer}"
             )
         self._layer = layer if layer < 0 else layer - len(states)
+        # Lengths are rounded up to multiples of it; where it is None, each text is encoded alone.
+        self._length_step: int | None = None
+        if device.type != "cpu":
+            self._length_step = 1 if self._sees_padding(ids[0]) else _LENGTH_STEP
         self._stream: torch.cuda.Stream | None = None
         if device.type == "cuda":
             self._stream = torch.cuda.Stream(device)
@@ -213,41 +222,56 @@ class TextEncoder:
         Raises:
             InputError: they are not finite.
         """
-        for group in self._groups(texts):
-            states = self._states(torch.tensor(group)).to(torch.bfloat16)  # (B, n, E)
+        for length, group in self._groups(texts):
+            ids, is_text = _padded(group, length, self._pad)
+            states = self._states(ids, is_text)[is_text].to(torch.bfloat16)  # (sum of n, E)
             # Where they were computed: a CPU takes longer for that than a GPU does for all else.
             if not bool(states.isfinite().all()):
                 raise InputError(
                     f"hidden states of {self.identity.name} are not finite (NaN or infinity): its "
                     "weights are damaged, or its numbers do not fit the dtype it computes in"
                 )
-            found |= zip(group, states.cpu().unbind(), strict=True)
+            parts = states.cpu().split([len(text) for text in group])
+            found |= zip(group, parts, strict=True)
 
     def _own_stream(self) -> contextlib.AbstractContextManager[Any]:
         """Where a thread encodes for the next step of a training: to bring anything to the host, it
         would wait on the training's stream for the whole step that is under way."""
         return contextlib.nullcontext() if self._stream is None else torch.cuda.stream(self._stream)
 
-    def _groups(self, texts: list[tuple[int, ...]]) -> Iterator[list[tuple[int, ...]]]:
-        """Texts of one length each, which are encoded together."""
-        if self.device.type == "cpu":
-            yield from ([text] for text in texts)
+    def _groups(self, texts: list[tuple[int, ...]]) -> Iterator[tuple[int, list[tuple[int, ...]]]]:
+        """Texts that are encoded together, and how many tokens each has with its padding."""
+        step = self._length_step
+        if step is None:
+            yield from ((len(text), [text]) for text in texts)
             return
         by_length: dict[int, list[tuple[int, ...]]] = {}
         for text in texts:
-            by_length.setdefault(len(text), []).append(text)
+            length = min(-(-len(text) // step) * step, self.max_length)
+            by_length.setdefault(length, []).append(text)
         for length, group in sorted(by_length.items()):
             most = max(1, _TOKENS_AT_ONCE // length)
-            yield from (group[start : start + most] for start in range(0, len(group), most))
+            for start in range(0, len(group), most):
+                yield length, group[start : start + most]
+
+    def _sees_padding(self, token: int) -> bool:
+        """Whether hidden states depend on what a text is padded with, as where a model mixes
+        neighbours in convolutions that know no mask. Those that do not are equal bit by bit: what
+        is masked counts exactly nothing, and the shapes are the same."""
+        length = min(_LENGTH_STEP, self.max_length)
+        one, other = (
+            self._states(*_padded([[token]], length, pad))[:, :1]
+            for pad in (self._pad, (self._pad + 1) % self._num_embeddings)
+        )
+        return not torch.equal(one, other)
 
     @torch.no_grad()
-    def _states(self, ids: Tensor, *, every: bool = False) -> Any:
-        """The chosen hidden states (B, n, E) of (B, n) tokens, or a list of every layer's."""
-        ids = ids.to(self.device)
+    def _states(self, ids: Tensor, is_text: Tensor, *, every: bool = False) -> Any:
+        """The chosen hidden states (B, T, E) of (B, T) tokens, or a list of every layer's."""
         with torch.autocast(self.device.type, enabled=False):
             out = self._model(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
+                input_ids=ids.to(self.device),
+                attention_mask=is_text.to(self.device, ids.dtype),
                 output_hidden_states=every or self._layer != -1,
             )
         last = out.last_hidden_state
@@ -286,6 +310,14 @@ class TextEncoder:
             )
 
 
+def _padded(texts: Sequence[Sequence[int]], length: int, pad: int) -> tuple[Tensor, Tensor]:
+    """The tokens (B, T) of texts with padding behind them, and which ones are the texts'; in host
+    memory, where to choose by the latter waits for no device."""
+    ids = torch.tensor([[*text, *[pad] * (length - len(text))] for text in texts])
+    counts = torch.tensor([len(text) for text in texts])
+    return ids, torch.arange(length) < counts[:, None]
+
+
 def _check_text(text: Any) -> None:
     if not isinstance(text, str):
         raise InputError(f"a text to encode must be a string, got {text!r:.{_SHOWN}}")
@@ -311,6 +343,11 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
     config = transformers.AutoConfig.from_pretrained(folder, **local)
+    attention = {}
+    if getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        # Gemma-2's. PyTorch's attention leaves the cap out without a word, and is the default in
+        # releases of transformers that allow the model to use it.
+        attention["attn_implementation"] = "eager"
     has_encoder = type(config) in transformers.MODEL_FOR_TEXT_ENCODING_MAPPING
     kind = transformers.AutoModelForTextEncoding if has_encoder else transformers.AutoModel
     model, report = kind.from_pretrained(
@@ -319,6 +356,7 @@ def _load(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         dtype=dtype,
         use_safetensors=True,
         output_loading_info=True,
+        **attention,
         **local,
     )
     if not has_encoder and config.is_encoder_decoder:

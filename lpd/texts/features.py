@@ -28,6 +28,7 @@ from lpd.texts.shards import DamagedShardError, Shard
 FORMAT_VERSION = 1
 FOLDER = "features"
 META_NAME = "meta.json"
+_LOOKED_AT = 1000  # images whose captions tell about how many are cut: all would take minutes
 _FEW_OPEN = 16  # files, where the system lets a process have hardly any
 _NAME = "text_encoder"  # in meta.json; no difference between caches
 
@@ -89,7 +90,19 @@ class OnlineFeatures:
     @property
     def told(self) -> str:
         """See :attr:`CaptionFeatures.told`."""
-        return f"encoded as needed on {self._encoder.device.type}"
+        told = f"encoded as needed on {self._encoder.device.type}"
+        num_images = len(self._captions)
+        count = min(num_images, _LOOKED_AT)
+        rows = np.arange(count) * num_images // count
+        texts = [text for row in rows.tolist() for text in self._captions[row]]
+        num_cut = self._encoder.num_cut(texts)
+        if not num_cut:
+            return told
+        of = "" if count == num_images else " that were looked at"
+        return (
+            f"{told} ({num_cut} of {len(texts)} captions{of} have more than {self.max_length} "
+            "tokens and are cut; --text_length gives them more)"
+        )
 
     def get(self, rows: npt.NDArray[np.int64], which: npt.NDArray[np.int64]) -> list[Tensor]:
         """See :meth:`CaptionFeatures.get`."""

@@ -1,4 +1,4 @@
-"""Text encoders on a GPU, where texts of one length are encoded together."""
+"""Text encoders on a GPU, where texts of about the same length are encoded together."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +29,25 @@ def test_hidden_states_are_nearly_those_of_a_cpu(
             assert one.device == torch.device("cpu")
             assert one.dtype == torch.bfloat16
             torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("kind", ["t5", "bert", "gemma2", "llama"])
+def test_a_batch_of_many_lengths_takes_few_calls(
+    kind: str, text_encoder_folder: Callable[[str], Path]
+) -> None:
+    folder = text_encoder_folder(kind)
+    encoder = TextEncoder.from_pretrained(
+        folder, torch.device("cuda", 0), max_length=24, dtype=torch.float32
+    )
+    shapes: list[torch.Size] = []
+    embeddings = encoder._model.get_input_embeddings()
+    embeddings.register_forward_pre_hook(lambda _, given: shapes.append(given[0].shape))
+    texts = ["ab"[count % 2] * count for count in range(1, 100)]
+    found = encoder.encode(texts)
+    assert [shape[1] for shape in shapes] == [16, 24]
+    expected = TextEncoder.from_pretrained(folder, torch.device("cpu"), max_length=24)
+    for one, other in zip(found, expected.encode(texts), strict=True):
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.02)
 
 
 def test_encoding_does_not_wait_for_what_the_device_does_beside_it(

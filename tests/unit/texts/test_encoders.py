@@ -1,5 +1,6 @@
 """Text encoders against plain calls of transformers, on random models made here."""
 
+import functools
 import importlib.util
 import json
 import shutil
@@ -7,7 +8,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
@@ -18,8 +18,8 @@ from torch import Tensor
 from lpd import hub
 from lpd.distributed import World
 from lpd.errors import InputError
-from lpd.texts import encoder_files
-from lpd.texts.encoders import TextEncoder
+from lpd.texts import encoder_files, encoders
+from lpd.texts.encoders import TextEncoder, _padded
 
 pytestmark = pytest.mark.slow
 
@@ -130,22 +130,142 @@ def test_hidden_states_do_not_depend_on_the_other_texts(
         assert bool(features.isfinite().all())
 
 
-def test_groups_of_one_length_give_nearly_the_same(encoder: TextEncoder) -> None:
+@pytest.fixture(scope="module")
+def other_kind(
+    text_encoder_folder: MakeFolder, tmp_path_factory: pytest.TempPathFactory
+) -> MakeFolder:
+    """Makes folders with BERT's likes that pad differently, and its tokenizer: "roberta" counts
+    positions by what is no padding, and "convbert" mixes neighbours without looking at the mask."""
+    import transformers
+
+    def make(kind: str) -> Path:
+        size = {"vocab_size": 260, "hidden_size": 16, "embedding_size": 16, "head_ratio": 1}
+        size |= {"intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+        size |= {"pad_token_id": 0, "max_position_embeddings": 40}
+        config = transformers.AutoConfig.for_model(kind, **size)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = transformers.AutoModel.from_config(config)
+            for parameter in model.parameters():
+                torch.nn.init.normal_(parameter, std=0.3)
+        folder = tmp_path_factory.mktemp(kind)
+        shutil.copytree(text_encoder_folder("bert"), folder, dirs_exist_ok=True)
+        model.save_pretrained(folder)
+        return folder
+
+    return functools.cache(make)
+
+
+@pytest.fixture(scope="module", params=[*KINDS, "roberta"])
+def padding_folder(
+    request: pytest.FixtureRequest, text_encoder_folder: MakeFolder, other_kind: MakeFolder
+) -> tuple[str, Path]:
+    kind = request.param
+    return kind, other_kind(kind) if kind == "roberta" else text_encoder_folder(kind)
+
+
+# Lengths around 16 and 24, whatever a tokenizer adds, of several texts each; cut, blank, and equal.
+LETTERS = [letter * count for letter in "ab" for count in (1, 2, 7, *range(13, 26), 99)]
+
+
+def test_padded_texts_are_nearly_those_encoded_alone(
+    padding_folder: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What other devices than CPUs do."""
-    elsewhere = mock.Mock(type="elsewhere")
-    texts = ["ab", "c", "de", "fgh", "", "ij", "ab"]
+    kind, folder = padding_folder
+    encoder = load(folder)
+    assert not encoder._sees_padding(4)
+    texts = [*LETTERS, "", "a"]
     tokens = encoder.tokens(texts)
-    with mock.patch.object(encoder, "device", elsewhere):
-        groups = list(encoder._groups([each.ids for each in tokens if each.ids]))
-    assert sorted(map(len, groups)) == [1, 1, 4]
-    for group in groups:
-        assert len({len(ids) for ids in group}) == 1
-    together: dict[tuple[int, ...], Tensor] = {}
-    for group in groups:
-        together |= zip(group, encoder._states(torch.tensor(group)), strict=True)
-    for each, alone in zip(tokens, encoder.encode(texts), strict=True):
-        if each.ids:
-            torch.testing.assert_close(together[each.ids].bfloat16(), alone)
+    assert {15, 16, 17, 23, 24} <= {len(each.ids) for each in tokens}
+    alone = {
+        each.ids: reference(folder, kind, text, LENGTH)[-1]
+        for text, each in zip(texts, tokens, strict=True)
+        if text
+    }
+    monkeypatch.setattr(encoder, "_length_step", 16)
+    groups = list(encoder._groups(list(alone)))
+    assert [length for length, _ in groups] == [16, 24]
+    for length, group in groups:
+        states = encoder._states(*_padded(group, length, encoder._pad))
+        for ids, found in zip(group, states, strict=True):
+            torch.testing.assert_close(found[: len(ids)], alone[ids], rtol=1e-4, atol=1e-4)
+    encoded = encoder.encode(texts)
+    for each, found in zip(tokens, encoded, strict=True):
+        assert found.dtype == torch.bfloat16
+        expected = alone[each.ids] if each.ids else torch.zeros(0, 16)
+        torch.testing.assert_close(found.float(), expected, rtol=0.01, atol=0.01)
+    # Nothing of what they are padded with is in them.
+    for pad in (5, 259):
+        monkeypatch.setattr(encoder, "_pad", pad)
+        for found, same in zip(encoder.encode(texts), encoded, strict=True):
+            assert torch.equal(found, same)
+
+
+def test_texts_are_not_padded_where_a_model_would_see_it(
+    other_kind: MakeFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = load(other_kind("convbert"))
+    assert encoder._sees_padding(4)
+    expected = encoder.encode(LETTERS)
+    monkeypatch.setattr(encoder, "_length_step", 1)
+    for length, group in encoder._groups([each.ids for each in encoder.tokens(LETTERS)]):
+        assert {len(ids) for ids in group} == {length}
+    for found, alone in zip(encoder.encode(LETTERS), expected, strict=True):
+        torch.testing.assert_close(found, alone)
+
+
+def test_as_many_texts_are_padded_together_as_there_is_room_for(
+    encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoder, "_length_step", 16)
+    texts = [(4,) * 3, (5,) * 16, (4,) * 17, (6,), (5,) * 24, (7,) * 9]
+    monkeypatch.setattr(encoders, "_TOKENS_AT_ONCE", 40)
+    assert list(encoder._groups(texts)) == [
+        (16, [(4,) * 3, (5,) * 16]),
+        (16, [(6,), (7,) * 9]),
+        (24, [(4,) * 17]),
+        (24, [(5,) * 24]),
+    ]
+    monkeypatch.setattr(encoders, "_TOKENS_AT_ONCE", 3)
+    assert [group for _, group in encoder._groups(texts[:2])] == [texts[:1], texts[1:2]]
+
+
+@pytest.mark.parametrize("token", [None, "[PAD]"])
+def test_a_tokenizer_may_have_no_padding_that_the_model_knows(
+    token: str | None, text_encoder_folder: MakeFolder, tmp_path: Path
+) -> None:
+    import transformers
+
+    folder = tmp_path / "copy"
+    shutil.copytree(text_encoder_folder("llama"), folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.pad_token = token
+    tokenizer.save_pretrained(folder)
+    encoder = load(folder)
+    assert encoder._tokenizer.pad_token_id == (None if token is None else 260)
+    assert encoder._pad == 0
+    assert not encoder._sees_padding(4)
+
+
+def test_a_cap_of_attention_counts_whatever_the_model_may_use(
+    text_encoder_folder: MakeFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import transformers
+    from transformers.models.gemma2 import modeling_gemma2
+
+    folder = edited(text_encoder_folder("gemma2"), tmp_path, attn_logit_softcapping=0.01)
+    model = transformers.Gemma2Model.from_pretrained(folder, attn_implementation="eager")
+    monkeypatch.setattr(modeling_gemma2.Gemma2PreTrainedModel, "_supports_sdpa", True)
+    encoder = load(folder)
+    (tokens,) = encoder.tokens(["a red three"])
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor([tokens.ids])).last_hidden_state[0]
+    assert torch.equal(encoder.encode(["a red three"])[0], expected.bfloat16())
+    # It makes a difference; and without one, the default is taken.
+    plain = load(edited(folder, tmp_path / "plain", attn_logit_softcapping=None))
+    assert plain._model.config._attn_implementation == "sdpa"
+    assert (plain.encode(["a red three"])[0] - expected).abs().max() > 0.1
 
 
 def test_a_decoder_sees_no_later_token_and_an_encoder_does(encoder: TextEncoder, kind: str) -> None:

@@ -29,7 +29,7 @@ from lpd.texts import caching
 from lpd.texts import features as features_module
 from lpd.texts.caching import cache_features, run_feature_caching
 from lpd.texts.config import TextEncoderOptions
-from lpd.texts.encoders import TextEncoder
+from lpd.texts.encoders import TextEncoder, Tokens
 from lpd.texts.features import CaptionFeatures, FeatureCache, OnlineFeatures, open_features
 
 pytestmark = pytest.mark.slow
@@ -115,10 +115,28 @@ def test_features_of_files_are_those_computed_online(
     assert [len(each) for each in found][:3] == [1, 0, 5]
     assert max(len(each) for each in found) == LENGTH
     assert_equal(found, every(online, CAPTIONS))
+    # They are cut the same, and told of where a training tells what it sees.
+    assert online.told == (
+        "encoded as needed on cpu (5 of 14 captions have more than 9 tokens and are cut; "
+        "--text_length gives them more)"
+    )
     # In any order, and more than once.
     rows, which = np.array([7, 0, 3, 0]), np.array([0, 2, 1, 0])
     assert_equal(stored.get(rows, which), online.get(rows, which))
     assert stored.get(rows[:0], which[:0]) == []
+
+
+def test_of_many_captions_some_tell_about_how_many_are_cut(
+    encoder: TextEncoder, tmp_path: Path
+) -> None:
+    texts = ["a", "a" * LENGTH, "a" * (LENGTH + 1)]
+    short = OnlineFeatures(make_cache(tmp_path / "short", [(text,) for text in texts[:2]]), encoder)
+    assert short.told == "encoded as needed on cpu"
+    cache = make_cache(tmp_path / "many", [(texts[row // 2 % 3], "b") for row in range(12)])
+    many = OnlineFeatures(cache, encoder)
+    assert " (4 of 24 captions have" in many.told
+    with mock.patch.object(features_module, "_LOOKED_AT", 6):  # every other image's
+        assert " (2 of 12 captions that were looked at have" in many.told
 
 
 @given(
@@ -182,6 +200,32 @@ def test_any_number_of_processes_writes_the_same_bytes(
     in_threads(lambda world: cache_features(encoder, cache, world), 2)
     assert content(path) == one
     assert capsys.readouterr().out == told
+
+
+def test_features_that_fail_on_one_process_end_both_soon(
+    cache: CodeCache, encoder: TextEncoder, in_threads: Callable[..., list[Any]]
+) -> None:
+    real, (failing,) = encoder.encode_tokens, encoder.tokens(["красный"])  # in shard 1 of 3
+
+    def fails(tokens: list[Tokens]) -> list[Tensor]:
+        if failing in tokens:
+            raise InputError("hidden states of it are not finite")
+        return real(tokens)
+
+    def refused(world: World) -> bool:
+        with pytest.raises(InputError, match="hidden states of it are not finite"):
+            cache_features(encoder, cache, world)
+        return True
+
+    with mock.patch.object(encoder, "encode_tokens", fails):
+        assert in_threads(refused, 2) == [True] * 2
+    folder = next((cache.path / "features").iterdir())
+    # The process whose shards are 0 and 2 did not go on to the second.
+    assert sorted(content(folder)) == ["features_00000.safetensors", "meta.json"]
+    in_threads(lambda world: cache_features(encoder, cache, world), 2)
+    assert_equal(
+        every(open_features(cache), CAPTIONS), every(OnlineFeatures(cache, encoder), CAPTIONS)
+    )
 
 
 def test_caching_goes_on_with_what_is_missing(
