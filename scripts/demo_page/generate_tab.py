@@ -21,6 +21,7 @@ from scripts.demo_page.studio import Studio
 from scripts.demo_page.views import build_view, play, values_of
 
 NAME = "generate"
+_STOPPED = "said => said.startsWith('pass ') ? 'stopped at ' + said : said"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,9 @@ def build_generate_tab(studio: Studio) -> GenerateTab:
         **QUEUED,
     )
     stop.click(None, cancels=[event], api_visibility="private")
+    # Until then the page passes over another click on Generate.
+    progress = view.progress
+    event.then(None, progress, progress, js=_STOPPED, api_visibility="private")
     return GenerateTab(last)
 
 

@@ -344,6 +344,7 @@ def test_a_generation_is_stopped(demo: Demo) -> None:
     page.click("#generate-button")
     wait_until_done(page, "generate", "of 64")
     page.click("#generate-stop")
+    wait_until_done(page, "generate", "stopped at pass ")
     fill(page, "generate-passes", "5")
     page.click("#generate-button")
     wait_until_done(page, "generate", "64 cells in 5 passes")
