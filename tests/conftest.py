@@ -14,7 +14,7 @@ import threading
 import urllib.parse
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +83,23 @@ def in_threads() -> Callable[[Callable[[World], object], int], list[object]]:
     def in_threads(function: Callable[[World], object], size: int) -> list[object]:
         meeting, board = threading.Barrier(size), [None] * size
 
-        def run(rank: int) -> object:
-            try:
-                return function(ThreadWorld(rank=rank, size=size, meeting=meeting, board=board))
-            except BaseException:
-                meeting.abort()
-                raise
+        results: list[Future[object]] = [Future() for _ in range(size)]
 
-        with ThreadPoolExecutor(size) as pool:
-            return [each.result() for each in [pool.submit(run, rank) for rank in range(size)]]
+        def run(rank: int) -> None:
+            world = ThreadWorld(rank=rank, size=size, meeting=meeting, board=board)
+            try:
+                results[rank].set_result(function(world))
+            except BaseException as error:
+                meeting.abort()
+                results[rank].set_exception(error)
+
+        # No pool: what is forked by one of a pool's threads fails as it ends, waiting for itself.
+        threads = [threading.Thread(target=run, args=(rank,)) for rank in range(size)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return [each.result() for each in results]
 
     return in_threads
 
