@@ -3,8 +3,8 @@
 #
 #   bash scripts/test.sh [--quick] [PYTEST ARGUMENTS...]
 #
-# --quick is the inner loop, under a minute on two cores: it leaves out the tests marked slow, those
-# that start whole programs, train for long, or otherwise take a second or more. Without it all run.
+# --quick is the inner loop, a third of the time: it leaves out the tests marked slow, those that
+# start whole programs, train for long, or otherwise take a second or more. Without it all run.
 #
 # The files of tests are shared among a process for each core, at most 8; -n 0 runs all in one, as a
 # debugger needs it.
