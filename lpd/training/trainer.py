@@ -308,7 +308,7 @@ class Trainer:
             own = identity_in(shape)
             if own is not None and before is not None and identity_in(before) is not None:
                 check_encoder(before, own, max_length=shape.text_length, place=str(path))
-                if shape.text_length < before.text_length:
+                if shape.text_length < before.text_length:  # each token has a learned position
                     raise InputError(
                         f"the model {path} reads texts of up to {before.text_length} tokens, not "
                         f"{shape.text_length}: give --text_length {before.text_length}, to the "

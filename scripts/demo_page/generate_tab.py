@@ -55,7 +55,7 @@ def build_generate_tab(studio: Studio) -> GenerateTab:
         **QUEUED,
     )
     stop.click(None, cancels=[event], api_visibility="private")
-    # Until then the page passes over another click on Generate.
+    # Said once the stop is through: until then the page passes over another click on Generate.
     progress = view.progress
     event.then(None, progress, progress, js=_STOPPED, api_visibility="private")
     return GenerateTab(last)

@@ -180,8 +180,10 @@ def read_questions(path: Path) -> Questions:
 def _answer(said: str, question: str) -> str | None:
     """What was answered to a question; None where another one was asked. White space at a
     question's end, which the scorer keeps, is no part of it."""
-    rest = said.removeprefix(question).lstrip()
-    return rest[1:].strip() if said.startswith(question) and rest.startswith(",") else None
+    if not said.startswith(question):
+        return None
+    before, comma, answer = said[len(question) :].partition(",")
+    return answer.strip() if comma and not before.strip() else None
 
 
 def _answered(path: Path, questions: Questions, scored: Mapping[str, int]) -> dict[str, Mean]:
